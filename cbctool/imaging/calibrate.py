@@ -1,0 +1,346 @@
+"""White point, illumination and physical scale of a field: what has to be known before anything is judged.
+
+The background (plasma and glass between the cells) is the white reference of every field: dividing each channel by it
+puts the background at optical density 0 whatever lamp, camera and colour cast took the picture, and flattens
+vignetting with the same step (flat-field correction from the picture itself; cf. Wählby et al. 2002, Smith et al. 2015).
+Everything is estimated on a few thousand pixels and applied with 8-bit operations, so that it costs less than the
+decoding of the JPEG.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+logger = logging.getLogger(__name__)
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class BackgroundOptions:
+    """How the background is found. Densities are natural logarithms of level ratios.
+
+    Attributes
+    ----------
+    sample_px : int
+        Longer side of the sampled picture. Single pixels are taken, not averages: at 0.25 um/px the gaps between red
+        cells are a few pixels wide and an average would darken them. 160 leaves about 19,000 pixels, a standard
+        error of the level far below one grey level.
+    grid : int
+        Cells of the illumination map along the longer side.
+    admit : float
+        A tile whose light end lies within this density of the surface so far counts as background. Red cells lie
+        0.15-0.4 below it on BCCD, PBC and ALL-IDB1 (green), a pale monocyte's cytoplasm 0.15.
+    ridge : float
+        Pull of the curved terms towards 0, as a share of all samples; keeps a surface seen through few gaps flat.
+    surround_level : float
+        The surround of an eyepiece is darker than this share of the field's light end in every channel; the darkest
+        nuclei of the three sets keep 0.3 in blue.
+    surround_share : float
+        A dark border smaller than this share of the picture is left alone (it may be a cell).
+    local_sigma : float
+        Width of the local correction on top of the polynomial, as a share of the longer side.
+    """
+
+    sample_px: int = 160
+    grid: int = 40
+    admit: float = 0.10
+    ridge: float = 0.01
+    surround_level: float = 0.20
+    surround_share: float = 0.01
+    local_sigma: float = 0.10
+
+
+@dataclass(frozen=True, eq=False)
+class Background:
+    """The level of the empty background over a field, channel by channel.
+
+    Attributes
+    ----------
+    height_px, width_px : int
+        Size of the field it belongs to.
+    levels : (gh, gw, 3) float32 array
+        Background level (0-255) on a coarse grid of equal cells that tile the field.
+    surround_small : (sh, sw) bool array
+        What is not field (the black surround of an eyepiece) on the sampled picture.
+    white_level : tuple of float
+        Median background level of the field (R, G, B).
+    cover : float
+        Share of the field that is not background, i.e. that cells cover, 0-1.
+    noise : float
+        Scatter (sigma) of the background's density.
+    """
+
+    height_px: int
+    width_px: int
+    levels: Array
+    surround_small: Array
+    white_level: tuple[float, float, float]
+    cover: float
+    noise: float
+
+    @property
+    def has_surround(self) -> bool:
+        """Whether part of the picture is not field."""
+        return bool(self.surround_small.any())
+
+    def surround(self, height: int | None = None, width: int | None = None) -> Array:
+        """Mask of what is not field, (height, width) bool; by default at the size of the field."""
+        shape = (height or self.height_px, width or self.width_px)
+        if not self.has_surround:
+            return np.zeros(shape, bool)
+        mask = cv2.resize(self.surround_small.astype(np.uint8), shape[::-1], interpolation=cv2.INTER_LINEAR)
+        return np.asarray(mask > 0)
+
+    def apply(self, rgb: Array, row0: float = 0.0, col0: float = 0.0, scale: float | None = None) -> Array:
+        """Normalise the field, a resized copy of it, or a window cut from either.
+
+        Parameters
+        ----------
+        rgb : (h, w, 3) uint8 array
+        row0, col0 : float
+            Field pixel at which the window's top left corner lies.
+        scale : float, optional
+            Window pixels per field pixel. None means that ``rgb`` is the whole field, at whatever size.
+
+        Returns
+        -------
+        (h, w, 3) uint8 array
+            Background at 255, surround at 255.
+        """
+        height, width = rgb.shape[:2]
+        gain = 255.0 / self.levels
+        # 8-bit gains in steps of 1/unit: at most 0.4 % off, below the noise of any camera, and 3 times as fast as float
+        unit = 255.0 / float(gain.max())
+        coarse = np.rint(gain * unit).astype(np.uint8)
+        surround = self.surround_small.astype(np.uint8) if self.has_surround else None
+        if scale is None:
+            gains = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_LINEAR)
+            outside = None if surround is None else self.surround(height, width)
+        else:
+            window = (row0, col0, scale, height, width)
+            gains = self._window(coarse, *window)
+            outside = None if surround is None else self._window(surround, *window) > 0
+        flat = cv2.multiply(rgb, gains, scale=1.0 / unit)
+        if outside is not None:
+            flat[outside] = 255
+        return np.asarray(flat)
+
+    def _window(self, coarse: Array, row0: float, col0: float, scale: float, height: int, width: int) -> Array:
+        """A coarse map of the whole field, interpolated over one window of it."""
+        per_row, per_col = coarse.shape[0] / self.height_px, coarse.shape[1] / self.width_px
+        # window pixel centre -> field -> coarse pixel centre
+        to_coarse = np.array(
+            [
+                [per_col / scale, 0.0, (0.5 / scale + col0) * per_col - 0.5],
+                [0.0, per_row / scale, (0.5 / scale + row0) * per_row - 0.5],
+            ]
+        )
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        return np.asarray(
+            cv2.warpAffine(coarse, to_coarse, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Normalised:
+    """A field with its background at white.
+
+    Attributes
+    ----------
+    rgb : (H, W, 3) uint8 array
+        Background 255, illumination flattened; the surround is 255 too.
+    surround : (H, W) bool array
+        What is not field.
+    white_level : tuple of float
+        Background level (R, G, B) before.
+    background : Background
+    """
+
+    rgb: Array
+    surround: Array
+    white_level: tuple[float, float, float]
+    background: Background = field(repr=False)
+
+
+def normalise(rgb: Array, options: BackgroundOptions | None = None) -> Normalised:
+    """Put the background of a field at white and flatten its illumination.
+
+    Parameters
+    ----------
+    rgb : (H, W, 3) uint8 array
+    options : BackgroundOptions, optional
+
+    Returns
+    -------
+    Normalised
+    """
+    background = estimate_background(rgb, options)
+    return Normalised(background.apply(rgb), background.surround(), background.white_level, background)
+
+
+def estimate_background(rgb: Array, options: BackgroundOptions | None = None) -> Background:
+    """Find the white point and the illumination of a field from its own background.
+
+    Background is the lightest thing that is found all over the field: a smooth surface is grown from the lightest
+    tiles over those that agree with it, so that tiles filled by a cell stay out, then fitted to the single pixels
+    around the mode of their density. A cell that fills half of the field is darker than the surface and cannot pull
+    on it.
+
+    Parameters
+    ----------
+    rgb : (H, W, 3) uint8 array
+    options : BackgroundOptions, optional
+
+    Returns
+    -------
+    Background
+    """
+    if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8:
+        raise ValueError(f"expected an (H, W, 3) uint8 picture, got {rgb.shape} {rgb.dtype}")
+    options = options or BackgroundOptions()
+    height, width = rgb.shape[:2]
+    step = max(1.0, max(height, width) / options.sample_px)
+    shape = (max(1, round(height / step)), max(1, round(width / step)))
+    sample = cv2.resize(rgb, shape[::-1], interpolation=cv2.INTER_NEAREST)
+
+    outside = find_surround(sample, options)
+    inside = ~outside
+    log_levels = np.log(np.maximum(sample, 1).astype(np.float32))
+    # Haemoglobin and nuclei both absorb green, so green weighs most; red and blue steady it under a cast.
+    lightness = log_levels @ np.array([0.25, 0.5, 0.25], np.float32)
+
+    rows, cols = np.mgrid[0 : shape[0], 0 : shape[1]].astype(np.float32)
+    basis = _basis((rows + 0.5) / shape[0], (cols + 0.5) / shape[1])
+    coefficients = _fit_tiles(lightness, inside, options)
+    is_background = inside
+    centre, spread = 0.0, 0.0
+    for tolerance in (0.12, 0.08, 0.05):
+        residual = lightness - basis @ coefficients
+        centre, spread = _light_mode(residual[inside], tolerance)
+        is_background = inside & (np.abs(residual - centre) < 2.0 * spread)
+        coefficients = _fit(basis, lightness, is_background, options.ridge)
+
+    grid = max(height, width) / options.grid
+    cells = (max(1, min(shape[0], round(height / grid))), max(1, min(shape[1], round(width / grid))))
+    grid_rows, grid_cols = np.mgrid[0 : cells[0], 0 : cells[1]].astype(np.float32)
+    coarse_basis = _basis((grid_rows + 0.5) / cells[0], (grid_cols + 0.5) / cells[1])
+    weight = cv2.resize(is_background.astype(np.float32), cells[::-1], interpolation=cv2.INTER_AREA)
+    sigma = options.local_sigma * max(cells)
+    smooth_weight = cv2.GaussianBlur(weight, (0, 0), sigma)
+    levels = np.empty((*cells, 3), np.float32)
+    for channel in range(3):
+        plane = log_levels[..., channel]
+        coefficients = _fit(basis, plane, is_background, options.ridge)
+        rest = np.where(is_background, plane - basis @ coefficients, 0.0).astype(np.float32)
+        rest = cv2.resize(rest, cells[::-1], interpolation=cv2.INTER_AREA)
+        # A tenth of the weight is a prior of "no correction": under a big cell the polynomial alone stands.
+        local = cv2.GaussianBlur(rest, (0, 0), sigma) / (smooth_weight + 0.1)
+        levels[..., channel] = np.exp(coarse_basis @ coefficients + local)
+    levels = np.clip(levels, 1.0, 255.0)
+    white = tuple(float(level) for level in np.median(levels.reshape(-1, 3), axis=0))
+    cover = 1.0 - float(is_background.sum()) / max(1, int(inside.sum()))
+    return Background(height, width, levels, outside, (white[0], white[1], white[2]), cover, spread)
+
+
+def find_surround(rgb: Array, options: BackgroundOptions | None = None) -> Array:
+    """Mask of a black surround: the wall of the tube when a camera looks into an eyepiece.
+
+    Parameters
+    ----------
+    rgb : (H, W, 3) uint8 array
+    options : BackgroundOptions, optional
+
+    Returns
+    -------
+    (H, W) bool array
+        Dark regions that touch the border, with a margin of 2 % for their soft rim. All False where there are none.
+    """
+    options = options or BackgroundOptions()
+    brightest = rgb.max(axis=2)
+    light_end = float(np.percentile(brightest, 95))
+    dark = (brightest < options.surround_level * light_end).astype(np.uint8)
+    nothing = np.zeros(dark.shape, bool)
+    if not dark.any():
+        return nothing
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(dark, connectivity=4)
+    border = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
+    large = [
+        label
+        for label in np.unique(border)
+        if label != 0 and stats[label, cv2.CC_STAT_AREA] >= options.surround_share * dark.size
+    ]
+    if not large:
+        return nothing
+    mask = np.isin(labels, large).astype(np.uint8)
+    margin = max(1, round(0.02 * max(mask.shape)))
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * margin + 1, 2 * margin + 1))
+    return np.asarray(cv2.dilate(mask, kernel) > 0)
+
+
+def _basis(row: Array, col: Array) -> Array:
+    """Second-order polynomial in position (0-1), (..., 6)."""
+    y, x = 2 * row - 1, 2 * col - 1
+    return np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=-1)
+
+
+def _fit(basis: Array, values: Array, chosen: Array, ridge: float) -> Array:
+    """Least-squares coefficients (6,) over the chosen samples; curved terms are held towards 0."""
+    b, v = basis[chosen].astype(np.float64), values[chosen].astype(np.float64)
+    if len(v) == 0:
+        return np.array([np.log(255.0), 0, 0, 0, 0, 0])
+    penalty = ridge * max(1, chosen.size) * np.array([0.0, 0.5, 0.5, 1.0, 1.0, 1.0])
+    # The constant takes the mean first, so that the penalty cannot pull on it.
+    mean = v.mean()
+    solution = np.linalg.solve(b.T @ b + np.diag(penalty + 1e-9), b.T @ (v - mean))
+    solution[0] += mean
+    return solution
+
+
+def _fit_tiles(lightness: Array, inside: Array, options: BackgroundOptions) -> Array:
+    """A first surface, from the light end of tiles, grown from the lightest."""
+    count = 8 if max(lightness.shape) >= 64 else 4
+    edges = [np.linspace(0, size, min(size, count) + 1).astype(int) for size in lightness.shape]
+    values, places = [], []
+    for top, bottom in zip(edges[0][:-1], edges[0][1:], strict=True):
+        for left, right in zip(edges[1][:-1], edges[1][1:], strict=True):
+            tile = lightness[top:bottom, left:right][inside[top:bottom, left:right]]
+            if tile.size >= 0.25 * (bottom - top) * (right - left) and tile.size > 0:
+                values.append(np.percentile(tile, 90))
+                places.append(((top + bottom) / 2 / lightness.shape[0], (left + right) / 2 / lightness.shape[1]))
+    if not values:
+        return np.array([np.log(255.0), 0, 0, 0, 0, 0])
+    value, place = np.array(values), np.array(places)
+    basis = _basis(place[:, 0], place[:, 1])
+    start = np.percentile(value, 90)
+    coefficients = np.array([start, 0, 0, 0, 0, 0])
+    for _ in range(6):
+        chosen = np.abs(value - basis @ coefficients) < options.admit
+        if chosen.sum() < 3:
+            break
+        coefficients = _fit(basis, value, chosen, options.ridge)
+    return coefficients
+
+
+def _light_mode(residual: Array, tolerance: float) -> tuple[float, float]:
+    """Centre and scatter of the lightest well-filled peak of the density residuals near 0."""
+    near = residual[np.abs(residual) < 2 * tolerance]
+    if near.size < 10:
+        return 0.0, tolerance
+    counts, edges = np.histogram(near, bins=64, range=(-2 * tolerance, 2 * tolerance))
+    smooth = np.convolve(counts, [1, 2, 3, 2, 1], mode="same")
+    well_filled = np.flatnonzero(smooth >= 0.35 * smooth.max())
+    # the light flank belongs to the background alone: climb down from it to the first peak
+    place = int(well_filled[-1])
+    while place > 0 and smooth[place - 1] >= smooth[place]:
+        place -= 1
+    centre = float((edges[place] + edges[place + 1]) / 2)
+    light = near[near >= centre] - centre
+    spread = float(np.sqrt(np.mean(np.minimum(light, tolerance) ** 2))) if light.size else tolerance
+    return centre, float(np.clip(spread, 0.008, tolerance))
