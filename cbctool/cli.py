@@ -25,6 +25,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # importing rich would cost a third of the start
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -49,21 +50,13 @@ ProfileFile = Annotated[Path | None, typer.Option(help="The lab's profile (TOML)
 
 def main() -> NoReturn:
     """Run the command line and exit with a code of :class:`cbctool.errors.ExitCode`."""
-    import click
-
     arguments = attach_slide_name(sys.argv[1:])
     try:
         code = app(args=arguments, prog_name="cbctool", standalone_mode=False)
         _leave(int(code or 0))
     except CbctoolError as error:
         _fail(str(error), error.exit_code, error)
-    except click.exceptions.NoArgsIsHelpError as error:
-        print(error.format_message())
-        _leave(ExitCode.USAGE)
-    except click.ClickException as error:
-        hint = f" Try `{error.ctx.command_path} --help`." if isinstance(error, click.UsageError) and error.ctx else ""
-        _fail(f"{error.format_message()}{hint}", ExitCode.USAGE, error)
-    except (KeyboardInterrupt, click.exceptions.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         print("cbctool: interrupted; finished slides are kept, the same command goes on from here.", file=sys.stderr)
         _leave(ExitCode.INTERRUPTED)
     except BrokenPipeError:  # `cbctool ... | head`
@@ -72,6 +65,14 @@ def main() -> NoReturn:
     except OSError as error:
         _fail(f"{error.filename or 'a file'}: {error.strerror or error}.", ExitCode.UNEXPECTED, error)
     except Exception as error:
+        # Usage errors: older typer raises click's, newer its own; both carry these two.
+        if hasattr(error, "format_message") and hasattr(error, "exit_code"):
+            if type(error).__name__ == "NoArgsIsHelpError":
+                print(error.format_message())
+                _leave(ExitCode.USAGE)
+            context = getattr(error, "ctx", None)
+            hint = f" Try `{context.command_path} --help`." if context else ""
+            _fail(error.format_message().rstrip(".") + f".{hint}", ExitCode.USAGE, error)
         _fail(
             f"unexpected {type(error).__name__}: {error}. Run again with --debug and report the traceback.",
             ExitCode.UNEXPECTED,
