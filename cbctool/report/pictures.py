@@ -1,0 +1,146 @@
+"""Pictures of a report: which fields are worth showing, the annotated overlays, and the store of all JPEGs.
+
+The JPEGs that come with a result are put into reports as they are; only the overlays are drawn and encoded again.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from cbctool.records import CellKind, FieldSummary, Observation, SlideResult
+from cbctool.report.style import MARKS, mark_key
+
+OVERLAY_QUALITY = 85
+"""JPEG quality of overlays: text edges stay clean, and a 640 x 480 field is about 80 kB."""
+
+
+@dataclass(frozen=True)
+class Box:
+    """One annotation in preview pixels: the cell's box, the code it is labelled with, colour, and whether it counts."""
+
+    observation: Observation
+    key: str
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+    @property
+    def counted(self) -> bool:
+        return self.key not in ("unclassified", "excluded")
+
+
+def boxes_of(summary: FieldSummary, observations: Iterable[Observation]) -> list[Box]:
+    """Annotations of one field in pixels of its preview: nucleated cells and artefacts that were looked at, no red cells.
+
+    Cells are in pixels of the file; a tile's own origin is taken off.
+    """
+    boxes = []
+    scale = summary.preview_scale
+    for observation in observations:
+        cell = observation.cell
+        if cell.kind in (CellKind.ERYTHROCYTE, CellKind.ARTEFACT) or observation.field != summary.name:
+            continue
+        boxes.append(
+            Box(
+                observation,
+                mark_key(observation),
+                (cell.xmin_px - summary.col_px) * scale,
+                (cell.ymin_px - summary.row_px) * scale,
+                (cell.xmax_px - summary.col_px) * scale,
+                (cell.ymax_px - summary.row_px) * scale,
+            )
+        )
+    return boxes
+
+
+def by_field(observations: Iterable[Observation]) -> dict[str, list[Observation]]:
+    """Nucleated cells and platelets of each field, in order: what is drawn."""
+    groups: dict[str, list[Observation]] = defaultdict(list)
+    for observation in observations:
+        if observation.cell.kind in (CellKind.NUCLEATED, CellKind.PLATELET):
+            groups[observation.field].append(observation)
+    return groups
+
+
+def fields_to_show(result: SlideResult) -> list[FieldSummary]:
+    """Fields that have a picture, most telling first: those with flagged cells, then those with most nucleated cells."""
+    flagged = {name for flag in result.flags for name, _ in flag.cells}
+    nucleated: dict[str, int] = defaultdict(int)
+    for observation in result.observations:
+        if observation.cell.kind is CellKind.NUCLEATED:
+            nucleated[observation.field] += 1
+    shown = [summary for summary in result.fields if summary.preview_jpeg]
+    return sorted(shown, key=lambda summary: (summary.name not in flagged, -nucleated[summary.name]))
+
+
+def overlay_jpeg(preview: bytes, boxes: Sequence[Box]) -> bytes:
+    """The field with a box and a class code on every nucleated cell, a thin circle on every platelet, as JPEG.
+
+    A thick line is a cell that counts, a thin one a cell that does not.
+    """
+    import cv2
+    import numpy as np
+
+    picture = cv2.imdecode(np.frombuffer(preview, np.uint8), cv2.IMREAD_COLOR)
+    if picture is None:
+        raise ValueError("a field's preview is not a JPEG")
+    font, size = cv2.FONT_HERSHEY_SIMPLEX, max(0.45, max(picture.shape) / 2000)
+    for box in boxes:
+        mark = MARKS[box.key]
+        red, green, blue = (int(mark.colour[i : i + 2], 16) for i in (1, 3, 5))
+        colour = (blue, green, red)
+        left, top, right, bottom = (round(v) for v in (box.left, box.top, box.right, box.bottom))
+        if box.observation.cell.kind is CellKind.PLATELET:
+            centre = ((left + right) // 2, (top + bottom) // 2)
+            cv2.circle(picture, centre, max(3, (bottom - top + right - left) // 4 + 2), colour, 1, cv2.LINE_AA)
+            continue
+        cv2.rectangle(picture, (left, top), (right - 1, bottom - 1), colour, 2 if box.counted else 1)
+        text = f"{'x' if box.key == 'excluded' else mark.code} {box.observation.cell.cell}"
+        (width, height), base = cv2.getTextSize(text, font, size, 1)
+        y = top if top >= height + base + 2 else min(bottom + height + base + 2, picture.shape[0])
+        x = max(0, min(left, picture.shape[1] - width - 4))
+        cv2.rectangle(picture, (x, y - height - base - 2), (x + width + 4, y), colour, -1)
+        cv2.putText(picture, text, (x + 2, y - base), font, size, (255, 255, 255), 1, cv2.LINE_AA)
+    ok, encoded = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, OVERLAY_QUALITY])
+    if not ok:
+        raise ValueError("an overlay could not be encoded")
+    return bytes(encoded)
+
+
+def evidence_zip(result: SlideResult, cells: str) -> bytes:
+    """``evidence.zip``: what a later correction needs, so that it needs no picture of the slide again.
+
+    ``cells.csv`` as the software wrote it, ``fields/<n>.jpg`` (previews) and ``cells/<n>.jpg`` (thumbnails), where n is the
+    place in ``result.fields`` and among the rows of ``cells.csv``, from 0. Times are fixed: same input, same bytes.
+    """
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        _add(archive, "cells.csv", cells.encode(), zipfile.ZIP_DEFLATED)
+        for n, summary in enumerate(result.fields):
+            if summary.preview_jpeg:
+                _add(archive, f"fields/{n}.jpg", summary.preview_jpeg, zipfile.ZIP_STORED)
+        for n, observation in enumerate(result.observations):
+            if observation.thumbnail:
+                _add(archive, f"cells/{n}.jpg", observation.thumbnail, zipfile.ZIP_STORED)
+    return out.getvalue()
+
+
+def _add(archive: zipfile.ZipFile, name: str, data: bytes, method: int) -> None:
+    entry = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
+    entry.compress_type = method
+    entry.external_attr = 0o644 << 16
+    archive.writestr(entry, data, compresslevel=1)
+
+
+def pictures_of(archive: zipfile.ZipFile, folder: str) -> Mapping[int, bytes]:
+    """The JPEGs under ``folder`` of an :func:`evidence_zip`, by number."""
+    return {
+        int(name.removeprefix(f"{folder}/").removesuffix(".jpg")): archive.read(name)
+        for name in archive.namelist()
+        if name.startswith(f"{folder}/")
+    }

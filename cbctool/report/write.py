@@ -1,0 +1,105 @@
+"""Write the files of one slide, and those of a whole output folder.
+
+Everything is written from the :class:`~cbctool.records.SlideResult` alone. A slide's files go into a folder that the caller
+made and renames into place; files of the run are written beside their place and renamed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cbctool.errors import OutputError
+from cbctool.records import Failure, FlagRule, SlideResult
+from cbctool.report.names import overlay_names
+from cbctool.report.pdf import report_pdf
+from cbctool.report.pictures import boxes_of, by_field, evidence_zip, fields_to_show, overlay_jpeg
+from cbctool.report.result_json import result_json
+from cbctool.report.style import ReportStyle
+from cbctool.report.tables import cells_csv, differential_csv, failures_csv, summary_csv
+
+
+def write_slide(result: SlideResult, folder: Path, style: ReportStyle, rules: Sequence[FlagRule]) -> list[Path]:
+    """Write every output of one slide into ``folder``, which exists.
+
+    Parameters
+    ----------
+    result : SlideResult
+    folder : Path
+        A temporary folder; the caller renames it into place.
+    style : ReportStyle
+    rules : sequence of FlagRule
+        The registry, for the legend.
+
+    Returns
+    -------
+    list of Path
+        The files written.
+
+    Raises
+    ------
+    OutputError
+        Where the folder cannot be written to, or the disk is full.
+    """
+    cells = cells_csv(result)
+    files: dict[str, bytes] = {
+        "cells.csv": cells.encode(),
+        "differential.csv": differential_csv(result.differential).encode(),
+        "result.json": result_json(result).encode(),
+        "evidence.zip": evidence_zip(result, cells),
+    }
+    overlays: dict[str, str] = {}
+    if "overlays" in style.outputs:
+        names = overlay_names(summary.name for summary in result.fields)
+        groups = by_field(result.observations)
+        for summary in fields_to_show(result)[: style.max_overlays]:
+            overlays[summary.name] = names[summary.name]
+            boxes = boxes_of(summary, groups.get(summary.name, ()))
+            files[names[summary.name]] = overlay_jpeg(summary.preview_jpeg, boxes)
+    if "pdf" in style.outputs:
+        files["report.pdf"] = report_pdf(result, style, rules)
+    return [_write(folder / name, data) for name, data in files.items()]
+
+
+def write_run(
+    folder: Path, rows: Iterable[Mapping[str, Any]], failures: Iterable[Failure], style: ReportStyle
+) -> list[Path]:
+    """Write ``summary.csv`` and ``failures.csv`` over the whole output folder.
+
+    Parameters
+    ----------
+    folder : Path
+        The output folder.
+    rows : iterable of mappings
+        One per slide, earlier runs included, as :func:`~cbctool.report.tables.summary_row` makes or
+        :func:`~cbctool.report.tables.read_table` reads them.
+    failures : iterable of Failure
+    style : ReportStyle
+    """
+    rows = list(rows)
+    failures = list(failures)
+    files = {"summary.csv": summary_csv(rows), "failures.csv": failures_csv(failures)}
+    return [_replace(folder / name, text.encode()) for name, text in files.items()]
+
+
+def _write(path: Path, data: bytes) -> Path:
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        raise OutputError(
+            f"{path.name}: cannot be written: {error.strerror}.", "Check the output folder's rights and free space."
+        ) from error
+    return path
+
+
+def _replace(path: Path, data: bytes) -> Path:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    _write(temporary, data)
+    try:
+        temporary.replace(path)
+    except OSError as error:  # Windows: somebody has it open in a spreadsheet
+        temporary.unlink(missing_ok=True)
+        raise OutputError(f"{path.name}: cannot be replaced: {error.strerror}.", "Close it and run again.") from error
+    return path
