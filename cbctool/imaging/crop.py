@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cbctool.errors import CalibrationError
+from cbctool.imaging import calibrate
 from cbctool.records import CROP_PX, CROP_UM, THUMBNAIL_PX, THUMBNAIL_UM
 
 _WHITE = 255
@@ -83,8 +84,6 @@ def prepare_picture(
     CalibrationError
         If there is neither a scale nor a way to find one.
     """
-    from cbctool.imaging import calibrate
-
     _check(rgb, um_per_px or 1.0)
     if normalise:
         rgb = calibrate.normalise(rgb).rgb
@@ -112,7 +111,7 @@ def _check(rgb: NDArray[Any], um_per_px: float) -> None:
 
 
 def _window(rgb: NDArray[Any], row: float, col: float, side: float, size: int) -> NDArray[Any]:
-    """Resample the ``side`` x ``side`` px square centred on (row, col) to ``size`` x ``size``; white beyond the edge."""
+    """Resample the ``side`` px square centred on (row, col) to ``size`` x ``size``; white beyond the edge."""
     height, width = rgb.shape[:2]
     # A pixel covers [i, i + 1) for Pillow, while a centre of 0 is the middle of the first pixel.
     top, left = row + 0.5 - side / 2, col + 0.5 - side / 2

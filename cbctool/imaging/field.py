@@ -1,0 +1,127 @@
+"""One field of view, from decoded pixels to what the rest of the program needs of it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from dataclasses import field as dataclass_field
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from cbctool.errors import CalibrationError
+from cbctool.imaging import calibrate
+from cbctool.imaging.crop import crop_windows, thumbnail_jpegs
+from cbctool.imaging.measure import measure_cells
+from cbctool.imaging.segment import SegmentOptions, segment
+from cbctool.records import CellKind, Field, FieldQuality, FieldResult, FieldSummary, Scale, ScaleSource
+
+_PREVIEW_PX = 1600
+_PREVIEW_QUALITY = 85
+
+
+@dataclass(frozen=True)
+class ImagingOptions:
+    """Options of the whole room, one part per stage."""
+
+    segment: SegmentOptions = dataclass_field(default_factory=SegmentOptions)
+
+
+def analyse_field(
+    field: Field,
+    options: ImagingOptions | None = None,
+    given_um_per_px: float | None = None,
+    slide_scale: Scale | None = None,
+) -> FieldResult:
+    """Calibrate, segment, measure and crop one field.
+
+    Parameters
+    ----------
+    field : Field
+    options : ImagingOptions, optional
+    given_um_per_px : float, optional
+        Scale stated by the user; it overrides everything.
+    slide_scale : Scale, optional
+        Scale of the slide's other fields, for a field that has too few single red cells of its own.
+
+    Returns
+    -------
+    FieldResult
+        Positions are pixels of the field, without its ``row_px``/``col_px`` offset in a whole-slide file.
+
+    Raises
+    ------
+    CalibrationError
+        If there is no scale.
+    """
+    options = options or ImagingOptions()
+    seconds: dict[str, float] = {}
+    clock = _Stopwatch(seconds)
+    height, width = field.rgb.shape[:2]
+
+    normalised = calibrate.normalise(field.rgb)
+    scale = _resolve(field, normalised.rgb, given_um_per_px, slide_scale)
+    clock.lap("calibrate")
+
+    segmentation = segment(normalised.rgb, scale.um_per_px, options.segment, normalised.surround)
+    clock.lap("segment")
+
+    cells = measure_cells(segmentation, height, width)
+    clock.lap("measure")
+
+    chosen = [i for i, cell in enumerate(cells) if cell.kind in (CellKind.NUCLEATED, CellKind.PLATELET)]
+    centres = np.array([(cells[i].row_px, cells[i].col_px) for i in chosen]).reshape(-1, 2)
+    crops = crop_windows(normalised.rgb, centres, scale.um_per_px)
+    nucleated = [cells[i].kind is CellKind.NUCLEATED for i in chosen]
+    pictures = iter(thumbnail_jpegs(field.rgb, centres[np.array(nucleated, bool)], scale.um_per_px))
+    thumbnails = tuple(next(pictures) if is_nucleated else b"" for is_nucleated in nucleated)
+    clock.lap("crop")
+
+    preview, preview_scale = _preview(field.rgb)
+    clock.lap("preview")
+    summary = FieldSummary(
+        name=field.name,
+        height_px=height,
+        width_px=width,
+        scale=scale,
+        quality=FieldQuality(fit=True),
+        area_mm2=float((~normalised.surround).sum()) * scale.um_per_px**2 / 1e6,
+        row_px=field.row_px,
+        col_px=field.col_px,
+        preview_jpeg=preview,
+        preview_scale=preview_scale,
+        warnings=field.warnings,
+    )
+    return FieldResult(summary, cells, crops, np.array(chosen, dtype=np.int64), thumbnails, seconds)
+
+
+class _Stopwatch:
+    """Adds the time since the last lap to a mapping."""
+
+    def __init__(self, seconds: dict[str, float]) -> None:
+        self._seconds = seconds
+        self._last = time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        now = time.perf_counter()
+        self._seconds[stage] = now - self._last
+        self._last = now
+
+
+def _resolve(field: Field, rgb: NDArray[Any], given: float | None, slide_scale: Scale | None) -> Scale:
+    if given is not None:
+        return Scale(given, ScaleSource.GIVEN)
+    if field.um_per_px is not None:
+        return Scale(field.um_per_px, ScaleSource.METADATA)
+    if slide_scale is not None:
+        return slide_scale
+    raise CalibrationError(f"{field.name}: no scale can be found.", "Pass --um-per-px.")
+
+
+def _preview(rgb: NDArray[Any]) -> tuple[bytes, float]:
+    scale = min(1.0, _PREVIEW_PX / max(rgb.shape[:2]))
+    small = rgb if scale == 1.0 else cv2.resize(rgb, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    encoded = cv2.imencode(".jpg", np.ascontiguousarray(small[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, _PREVIEW_QUALITY])
+    return encoded[1].tobytes(), scale
