@@ -101,7 +101,11 @@ def sniff(data: bytes) -> str | None:
         return "TIFF"
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "WebP"
-    if data[:2] == b"BM" and len(data) >= 18 and struct.unpack_from("<I", data, 14)[0] in (12, 40, 52, 56, 64, 108, 124):
+    if (
+        data[:2] == b"BM"
+        and len(data) >= 18
+        and struct.unpack_from("<I", data, 14)[0] in (12, 40, 52, 56, 64, 108, 124)
+    ):
         return "BMP"
     return None
 
@@ -160,7 +164,9 @@ def exif_orientation(exif: bytes) -> int:
 
 
 def _truncated(path: str, form: str) -> NoReturn:
-    raise UnreadableImageError(f"{path} is cut short: the {form} ends before its last pixel.", "Copy or export the picture again.")
+    raise UnreadableImageError(
+        f"{path} is cut short: the {form} ends before its last pixel.", "Copy or export the picture again."
+    )
 
 
 def _damaged(path: str, form: str, what: str) -> NoReturn:

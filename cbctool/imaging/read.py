@@ -131,7 +131,9 @@ def read_bytes(path: Path, max_bytes: int) -> bytes:
         with open(descriptor, "rb", buffering=0) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
-                raise UnreadableImageError(f"{shown} is {_kind(status.st_mode)}, not a file.", "Remove it from the input.")
+                raise UnreadableImageError(
+                    f"{shown} is {_kind(status.st_mode)}, not a file.", "Remove it from the input."
+                )
             if status.st_size > max_bytes:
                 raise UnreadableImageError(
                     f"{shown} is {status.st_size / 1e6:.0f} MB, more than the {max_bytes / 1e6:.0f} MB that one picture may have.",
@@ -325,7 +327,9 @@ def _tiff_rgb(page: Any, pixels: NDArray[Any], planes: bool, shown: str, warning
         bits = page.bitspersample
         bits = max(bits) if isinstance(bits, tuple) else bits
         wanted = pixels[..., : colours + alpha]
-        rgb = _samples_to_rgb(wanted, bits, alpha, inverted, warnings, premultiplied=alpha and page.extrasamples[0] == 1)
+        rgb = _samples_to_rgb(
+            wanted, bits, alpha, inverted, warnings, premultiplied=alpha and page.extrasamples[0] == 1
+        )
     else:
         raise UnreadableImageError(
             f"{shown} has {samples} channels ({getattr(photometric, 'name', photometric)}), which is no colour photograph.",
@@ -345,7 +349,8 @@ def _tiff_um_per_px(tif: Any, page: Any) -> float | None:
     text = str(page.description or "").replace("\\u00B5", "µ")
     if "PhysicalSizeX" in text:  # OME-XML, by pattern: no XML parser sees what a stranger wrote
         stated = {
-            key: value for key, value in re.findall(r'\bPhysicalSize([XY](?:Unit)?)\s*=\s*["\']([^"\']{1,40})["\']', text)
+            key: value
+            for key, value in re.findall(r'\bPhysicalSize([XY](?:Unit)?)\s*=\s*["\']([^"\']{1,40})["\']', text)
         }
         try:
             x = float(stated["X"]) * _UM_PER[stated.get("XUnit", "").strip()]
@@ -401,7 +406,9 @@ def _to_uint8(pixels: NDArray[Any], bits: Any, warnings: list[str]) -> NDArray[A
     top = int(pixels.max()) if pixels.size else 0
     used = next((depth for depth in (8, 10, 12, 14, 16, 24) if depth <= bits and top < 2**depth), bits)
     warnings.append(
-        f"{bits} bits per sample; scaled to 8" if used == bits else f"{used} of {bits} bits per sample are used; scaled to 8"
+        f"{bits} bits per sample; scaled to 8"
+        if used == bits
+        else f"{used} of {bits} bits per sample are used; scaled to 8"
     )
     if used <= 16:
         table = ((np.arange(2**used, dtype=np.uint32) * 255 + (2**used - 1) // 2) // (2**used - 1)).astype(np.uint8)
@@ -438,9 +445,7 @@ def _grey_to_rgb(grey: NDArray[Any], warnings: list[str], bits: int = 8) -> NDAr
     return np.repeat(grey[..., None], 3, axis=2)
 
 
-def _on_white(
-    rgb: NDArray[Any], alpha: NDArray[Any], warnings: list[str], premultiplied: bool = False
-) -> NDArray[Any]:
+def _on_white(rgb: NDArray[Any], alpha: NDArray[Any], warnings: list[str], premultiplied: bool = False) -> NDArray[Any]:
     """Composite on white, as a viewer with a white page shows it."""
     if alpha.min(initial=255) == 255:
         return rgb
