@@ -21,7 +21,7 @@ class BlastOptions:
 
 
 def red_cell_diameter_um(cells: Sequence[Cell]) -> float:
-    """Median diameter of the slide's own single red cells, micrometres; the constant 7.5 where there are fewer than 10."""
+    """Median diameter of the slide's own single red cells, um; the constant 7.5 where there are fewer than 10."""
     diameters = [c.equivalent_diameter_um for c in cells if c.kind is CellKind.ERYTHROCYTE and not c.touches_edge]
     diameters = [d for d in diameters if not math.isnan(d)]
     return float(np.median(diameters)) if len(diameters) >= 10 else RED_CELL_UM

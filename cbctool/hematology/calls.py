@@ -26,8 +26,8 @@ def call_cells(
     """Call every cell of a field.
 
     Segmentation and network are two witnesses. Where they disagree about *what kind of thing* an object is, no call is
-    made, with that reason. A platelet on which both agree is called without asking how sure the network is: it enters no
-    differential. A nucleated cell is called only when it is neither doubtful nor unlike anything trained on.
+    made, with that reason. A platelet on which both agree is called without asking how sure the network is: it enters
+    no differential. A nucleated cell is called only when it is neither doubtful nor unlike anything trained on.
 
     Parameters
     ----------

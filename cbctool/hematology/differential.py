@@ -54,8 +54,8 @@ class Counts:
 def count_cells(fields: Iterable[FieldSummary], observations: Iterable[Observation]) -> Counts:
     """Count what was found in the fields that are fit.
 
-    Platelets and red cells that pass the right or lower edge of a field are left to the field beyond (the forbidden lines
-    of Gundersen, J Microsc 111 (1977) 219), so that counts per area and per red cell do not favour small things.
+    Platelets and red cells that pass the right or lower edge of a field are left to the field beyond (the forbidden
+    lines of Gundersen, J Microsc 111 (1977) 219), so that counts per area and per red cell do not favour small things.
     """
     frames = {field.name: field for field in fields if field.quality.fit}
     classified: Counter[CellClass] = Counter()
@@ -173,7 +173,7 @@ def _rows(counts: Counts, wbc: float, weights: WeightsInfo, band: ReferenceBand 
 
 
 def outside(value: float, low: float, high: float, expected: Interval) -> str:
-    """Where a value lies to its reference interval: "", "low", "high", or "borderline ..." if its own interval reaches in.
+    """Where a value lies to its reference interval: "", "low", "high", "borderline ..." if its own interval reaches in.
 
     NaN anywhere gives "": what is not known is not outside.
     """

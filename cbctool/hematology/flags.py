@@ -106,7 +106,7 @@ def raise_flags(evidence: Evidence) -> tuple[Flag, ...]:
     return tuple(sorted(flags, key=lambda flag: urgency.index(flag.severity)))
 
 
-# ------------------------------------------------------------------------------------------------------------- blast-like
+# ----------------------------------------------------------------------------------------------------------- blast-like
 
 _BLAST_SOURCE = (
     "Morphology of blasts (large, high N:C, fine chromatin, round to indented nucleus, scant agranular cytoplasm): "
@@ -119,8 +119,8 @@ _BLAST_SOURCE = (
     Severity.CRITICAL,
     "blast-like predominance",
     "Abnormal mononuclear cells prevail and mature neutrophils are few. Look at the film now.",
-    "The flag for blast-like cells is raised, and blast-like cells are at least as many as mature neutrophils and at least "
-    "a fifth of all nucleated cells. It does not wait for an adequate count.",
+    "The flag for blast-like cells is raised, and blast-like cells are at least as many as mature neutrophils and at "
+    "least a fifth of all nucleated cells. It does not wait for an adequate count.",
     "Acute leukaemia on the differential: predominance of blasts with fewer mature neutrophils (StatPearls NBK611988)",
 )
 def _blast_like_predominance(evidence: Evidence) -> Finding | None:
@@ -134,8 +134,8 @@ def _blast_like_predominance(evidence: Evidence) -> Finding | None:
     Severity.CRITICAL,
     "blast-like cells",
     "Cells that look like blasts, each with its reasons in the gallery. Not a blast count: a person must name them.",
-    "More blast-like cells, weighted by the strength of their signs, than normal cells would give at 95 % on a slide of "
-    "this size. It does not wait for an adequate count.",
+    "More blast-like cells, weighted by the strength of their signs, than normal cells would give at 95 % on a slide "
+    "of this size. It does not wait for an adequate count.",
     "ISLH 2005 consensus: review any smear with one blast or more; " + _BLAST_SOURCE,
 )
 def _blast_like_cells(evidence: Evidence) -> Finding | None:
@@ -156,7 +156,7 @@ def _blast_like_possible(evidence: Evidence) -> Finding | None:
     return Finding(evidence.blasts.text, evidence.blasts.cells)
 
 
-# -------------------------------------------------------------------------------------------------------------- rare cells
+# ----------------------------------------------------------------------------------------------------------- rare cells
 
 _RARE_SOURCE = "ISLH 2005 consensus smear-review rules; false positives from the weights' confusion on held-out cells"
 
@@ -238,7 +238,7 @@ def _nrbc_possible(evidence: Evidence) -> Finding | None:
     return _rare(evidence, CellClass.ERYTHROBLAST, "nucleated red cells", present=False)
 
 
-# ------------------------------------------------------------------------------------------------------- the count itself
+# ----------------------------------------------------------------------------------------------------- the count itself
 
 
 @_rule(
@@ -246,7 +246,7 @@ def _nrbc_possible(evidence: Evidence) -> Finding | None:
     Severity.WARNING,
     "too few leukocytes",
     "Too few leukocytes for a differential, or for more than a limited one. Photograph more fields.",
-    "Fewer classified leukocytes than the profile's tier for a reportable count (default 100; below 50 no differential).",
+    "Fewer classified leukocytes than the profile's tier for a reportable count (default 100; below 50 none at all).",
     "Exact binomial limits (Ruemke's table); CLSI H20 counts 200 or 400",
 )
 def _too_few_leukocytes(evidence: Evidence) -> Finding | None:
@@ -271,7 +271,7 @@ def _many_unclassified(evidence: Evidence) -> Finding | None:
         return None
     share = 100.0 * unclassified / evidence.nucleated
     return Finding(
-        f"{unclassified} of {evidence.nucleated} nucleated cells ({share:.0f} %) have no call; the limit is {limit:g} %.",
+        f"{unclassified} of {evidence.nucleated} nucleated cells ({share:.0f} %) have no call, limit {limit:g} %.",
         _cells_with_status(evidence, CellStatus.UNCLASSIFIED),
     )
 
@@ -281,8 +281,8 @@ def _many_unclassified(evidence: Evidence) -> Finding | None:
     Severity.NOTE,
     "unclassified cells could change the differential",
     "Whether these classes lie inside their reference intervals depends on what the unclassified cells are.",
-    "A class that is inside its reference interval would lie outside, its own interval too, with all unclassified cells in "
-    "it or none of them.",
+    "A class that is inside its reference interval would lie outside, its own interval too, with all unclassified "
+    "cells in it or none of them.",
     "Bounds of a proportion under any placing of the missing calls",
 )
 def _unclassified_decisive(evidence: Evidence) -> Finding | None:
@@ -323,7 +323,7 @@ def _reachable(row: DifferentialRow, counts: Differential) -> list[str]:
     return sides + (["above"] if every[0] > row.reference_high else [])
 
 
-# ------------------------------------------------------------------------------------------- against reference intervals
+# ------------------------------------------------------------------------------------------ against reference intervals
 
 _PERCENT_SOURCE = "Reference intervals of the profile (defaults: see docs/profile.example.toml)"
 _WITH_UNCLASSIFIED = " This would change with where the {} unclassified cells are put."
@@ -449,7 +449,7 @@ def _no_reference_for_age(evidence: Evidence) -> Finding | None:
     return Finding(f"No reference interval for an age of {age:g} years; the profile can hold one.")
 
 
-# ----------------------------------------------------------------------------------------- red cells, platelets, smudges
+# ---------------------------------------------------------------------------------------- red cells, platelets, smudges
 
 
 @_rule(
@@ -501,7 +501,7 @@ for _few in (True, False):
         "platelets_few" if _few else "platelets_many",
         Severity.WARNING,
         "few platelets" if _few else "many platelets",
-        f"{'Fewer' if _few else 'More'} platelets per red cell than normal blood has; clumps and the film's edge mislead.",
+        f"{'Fewer' if _few else 'More'} platelets per red cell than normal blood has. Clumps and film edges mislead.",
         f"Platelets per 1,000 red cells and their exact 95 % interval {'below' if _few else 'above'} the profile's "
         "interval.",
         "150-450 x10^9/L over red cells 4.0-5.5 x10^12/L; an image has no eyepiece field, so none is assumed",
@@ -546,7 +546,7 @@ def _smudge_cells(evidence: Evidence) -> Finding | None:
     return Finding(f"{smudge} smudge cells beside {white} leukocytes; the limit is {limit:g} per 100.", cells)
 
 
-# ------------------------------------------------------------------------------------------------------ quality of images
+# ---------------------------------------------------------------------------------------------------- quality of images
 
 
 @_rule(
@@ -571,8 +571,8 @@ def _poor_quality(evidence: Evidence) -> Finding | None:
     Severity.WARNING,
     "scale doubtful or outside training",
     "Sizes and crops depend on the scale. Check the microscope's um per pixel.",
-    "A given scale or the file's own differs from the one of the slide's red cells by more than the profile's limit, or the "
-    "picture is coarser than the classifier's window needs.",
+    "A given scale or the file's own differs from the one of the slide's red cells by more than the profile's limit, "
+    "or the picture is coarser than the classifier's window needs.",
     "Red cells are 7.5 um across; the classifier's 28 pixels cover 19 um",
 )
 def _scale_doubtful(evidence: Evidence) -> Finding | None:
@@ -598,8 +598,8 @@ def _scale_doubtful(evidence: Evidence) -> Finding | None:
     Severity.WARNING,
     "stain outside training",
     "The nuclei are stained unlike those that the weights were trained on. Calls are less certain than they look.",
-    "Median over the fields of the nuclei's mean optical density outside the 1st to 99th percentile of the training cells in "
-    "red, green or blue.",
+    "Median over the fields of the nuclei's mean optical density outside the 1st to 99th percentile of the training "
+    "cells in red, green or blue.",
     "Percentiles carried by the weights file",
 )
 def _stain_outside_training(evidence: Evidence) -> Finding | None:

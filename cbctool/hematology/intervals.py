@@ -49,8 +49,8 @@ class ErrorAllowance:
     Attributes
     ----------
     recall_loss : float
-        Taken from every class's recall. 0.23: a discriminative classifier that gets about 97 % of cells right at home got
-        74.4 % under domain shift (CytoDiffusion's comparison, Deltadahl et al.).
+        Taken from every class's recall. 0.23: a discriminative classifier that gets about 97 % of cells right at home
+        got 74.4 % under domain shift (the comparison published with CytoDiffusion).
     unexpected_share : float
         Share of the errors that go to any other class alike instead of where errors go at home: another stain makes
         mistakes that home never made. Half, for want of anything better; ``scripts/simulate_intervals.py`` checks both.
@@ -67,11 +67,12 @@ def total_interval(
 
     A conservative bound in closed form. For class *j* let *q* be the share of calls, *e* the share of true *j* called
     something else, *f* the share of the other leukocytes called *j*, and *l* the share of those called no leukocyte at
-    all. The true share is then at least ``(q (1 - l) - f) / (1 - f - q l)`` (nothing missed) and at most ``q / (1 - e)``
-    (nothing false). ``q`` takes its exact sampling limits. ``e`` is the upper 97.5 % limit of the error on the held-out
-    cells plus ``allowance.recall_loss``; ``f`` and ``l`` follow from the same errors, sent partly where errors went on
-    the held-out cells and partly anywhere, weighted with the slide's own mix of the other classes. The interval holds for
-    every laboratory whose errors stay within the allowance; that it is wide is the truth about a preclassification.
+    all. The true share is then at least ``(q (1 - l) - f) / (1 - f - q l)`` (nothing missed) and at most
+    ``q / (1 - e)`` (nothing false). ``q`` takes its exact sampling limits. ``e`` is the upper 97.5 % limit of the error
+    on the held-out cells plus ``allowance.recall_loss``; ``f`` and ``l`` follow from the same errors, sent partly where
+    errors went on the held-out cells and partly anywhere, weighted with the slide's own mix of the other classes. The
+    interval holds for every laboratory whose errors stay within the allowance; that it is wide is the truth about a
+    preclassification.
 
     Parameters
     ----------

@@ -1,14 +1,16 @@
 """The laboratory's profile: its name, reference intervals, thresholds and outputs, read from a TOML file.
 
-Every default carries the source that ``cbctool info --profile`` prints beside it. A wrong key or value is named with its
-line, all of them at once.
+Every default carries the source that ``cbctool info --profile`` prints beside it. A wrong key or value is named with
+its line, all of them at once.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -75,10 +77,15 @@ class Platelets(_Section):
 
 class FlagThresholds(_Section):
     unclassified_percent: float = Field(
-        default=10.0, ge=0, le=100, description="many unclassified: twice the 5 % that the weights leave open on held-out cells"
+        default=10.0,
+        ge=0,
+        le=100,
+        description="many unclassified: twice the 5 % that the weights leave open on held-out cells",
     )
     smudge_per_100_wbc: float = Field(
-        default=10.0, ge=0, description="many smudge cells; default: commonly quoted, from where laboratories comment on them"
+        default=10.0,
+        ge=0,
+        description="many smudge cells; default: commonly quoted, from where laboratories comment on them",
     )
     wbc_per_1000_red_cells: float = Field(
         default=8.0,
@@ -175,7 +182,7 @@ class Profile(_Section):
     @model_validator(mode="after")
     def _bands_apart(self) -> Self:
         bands = sorted(self.reference, key=lambda band: band.age_from_years)
-        for younger, older in zip(bands, bands[1:], strict=False):
+        for younger, older in pairwise(bands):
             if younger.age_to_years is None or younger.age_to_years > older.age_from_years:
                 raise ValueError(f"reference: two age bands hold at {older.age_from_years:g} years")
         return self
@@ -320,7 +327,5 @@ def _toml(value: object) -> str:
         return repr(value)
     if isinstance(value, int):
         return str(value)
-    # TOML's basic strings take JSON's escapes, and a control character must be one of them.
-    import json
-
+    # TOML's basic strings take JSON's escapes; DEL is the one character that JSON leaves plain and TOML does not.
     return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -8,7 +8,7 @@ PERCENT_SOURCE = "default: commonly quoted adult values, to be replaced by the l
 ABSOLUTE_SOURCE = "default: typical of 15 UK laboratories' adult intervals"
 
 ADULT_FROM_YEARS = 18.0
-"""Age from which the default intervals hold. Children's counts differ too much for an adult interval to mean anything."""
+"""Age from which the default intervals hold: children's counts differ too much."""
 
 ADULT_PERCENT: dict[CellClass, tuple[float, float]] = {
     CellClass.NEUTROPHIL: (40.0, 80.0),

@@ -37,8 +37,8 @@ def interpret(
     fields : sequence of FieldSummary
         All of them; cells in fields that are not fit are excluded, with that reason.
     observations : sequence of Observation
-        Every cell with the call on it. Where a reviewer has changed the call (``called`` is set), the person's word is last
-        and the cell is never blast-like.
+        Every cell with the call on it. Where a reviewer has changed the call (``called`` is set), the person's word is
+        last and the cell is never blast-like.
     weights : WeightsInfo
     profile : Profile
     blast_options : BlastOptions, optional
