@@ -45,7 +45,9 @@ UmPerPx = Annotated[
     float | None,
     typer.Option(min=0.01, max=2.0, help="Scale of the pictures in micrometres per pixel; overrides everything else."),
 ]
-ProfileFile = Annotated[Path | None, typer.Option(help="The lab's profile (TOML): intervals, thresholds, name, outputs.")]
+ProfileFile = Annotated[
+    Path | None, typer.Option(help="The lab's profile (TOML): intervals, thresholds, name, outputs.")
+]
 
 
 def main() -> NoReturn:
@@ -127,7 +129,9 @@ def _configure_logging(quiet: bool, verbose: bool, log_file: Path | None) -> Non
     if log_file is not None:
         try:
             log_file.parent.mkdir(parents=True, exist_ok=True)
-            handler = logging.handlers.RotatingFileHandler(log_file, maxBytes=10_000_000, backupCount=5, encoding="utf-8")
+            handler = logging.handlers.RotatingFileHandler(
+                log_file, maxBytes=10_000_000, backupCount=5, encoding="utf-8"
+            )
         except OSError as error:
             from cbctool.errors import OutputError
 
@@ -149,6 +153,105 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def common(
-    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     """Options that come before the command."""
+
+
+@app.command()
+def analyze(
+    slides: Annotated[
+        Path, typer.Argument(help="A folder (each picture and each sub-folder of fields is a slide) or one file.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the reports; made if it is not there.")] = Path(
+        "reports"
+    ),
+    um_per_px: UmPerPx = None,
+    wbc: Annotated[
+        float | None, typer.Option(min=0, help="The analyser's leukocyte count, 10^9/L, for absolute counts.")
+    ] = None,
+    sheet: Annotated[
+        Path | None,
+        typer.Option(
+            help="Slide sheet (CSV: slide, wbc, um_per_px, sample_id, comment ...). [default: slides.csv in it]"
+        ),
+    ] = None,
+    one_slide: Annotated[
+        str | None,
+        typer.Option(help="Take a flat folder as the fields of one slide, under this name.", metavar="[NAME]"),
+    ] = None,
+    profile: ProfileFile = None,
+    weights: Weights = None,
+    device: Device = "auto",
+    batch_size: Annotated[str, typer.Option(help="Crops per pass of the network, or auto.")] = "auto",
+    jobs: Jobs = None,
+    cluster: Annotated[
+        str | None, typer.Option(help="Dask scheduler to work on, tcp://host:8786. [default: this machine]")
+    ] = None,
+    field_timeout: Annotated[float, typer.Option(min=1, help="Seconds until a field is given up.")] = 120.0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Redo slides that are done and unchanged.")] = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    json: Json = False,
+    log_file: LogFile = None,
+    debug: Debug = False,
+) -> int:
+    """Count the cells of every slide and write a report on each."""
+    _configure_logging(quiet, verbose, log_file)
+    from cbctool.run.analyse import analyse
+    from cbctool.run.pipeline import Settings
+    from cbctool.run.words import Progress, closing_table, report_json
+
+    settings = Settings(
+        out=out,
+        weights=weights,
+        profile=profile,
+        device=device,
+        batch_size=_batch_size(batch_size),
+        jobs=jobs,
+        um_per_px=um_per_px,
+        wbc_10e9_per_l=wbc,
+        overwrite=overwrite,
+        cluster=cluster,
+        field_timeout_s=field_timeout,
+    )
+    with Progress(hidden=quiet) as progress:
+        report = analyse(
+            slides,
+            settings,
+            one_slide=None if one_slide is None else one_slide or True,
+            sheet=sheet,
+            on_start=progress.start,
+            on_outcome=progress.tell,
+        )
+    if json:
+        print(report_json(report, out))
+    elif not quiet:
+        print(closing_table(report, out))
+    return report.exit_code
+
+
+def _batch_size(text: str) -> int | str:
+    if text == "auto":
+        return text
+    if text.isdecimal() and int(text) > 0:
+        return int(text)
+    raise typer.BadParameter(f"{text!r} is neither auto nor a number of crops", param_hint="--batch-size")
+
+
+@app.command()
+def info(
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Print the lab profile in force, with the source of each default.")
+    ] = False,
+    profile_file: Annotated[Path | None, typer.Option(help="The profile to print; default: the built-in one.")] = None,
+    weights: Weights = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Versions, device, weights and their figures, formats that can be read."""
+    from cbctool.run.words import describe_installation, describe_profile_file
+
+    print(describe_profile_file(profile_file) if profile else describe_installation(weights, as_json=json))

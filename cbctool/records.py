@@ -132,6 +132,8 @@ class Slide:
         True when that count still includes nucleated red cells.
     consecutive : bool
         True when the fields were taken one after the other without choosing, so that cells per area mean something.
+    warnings : tuple of str
+        What a reader of the report should know about the slide ("same content as slide B").
     """
 
     name: str
@@ -145,6 +147,7 @@ class Slide:
     sample_id: str = ""
     comment: str = ""
     consecutive: bool = False
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,157 @@
+"""What was done before: a slide's identity, the manifest beside its report, and writing without half-written files.
+
+A slide is identified by the hash of its content, the weights and the options that change numbers. ``manifest.json`` is
+part of the slide's folder, which appears whole by one rename: where it stands, the slide is done.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from cbctool.errors import OutputError
+from cbctool.records import Slide
+
+logger = logging.getLogger(__name__)
+
+MANIFEST = "manifest.json"
+PARTIAL_PREFIX = ".partial-"
+"""Folders of this name are work in progress; whoever finds one at start removes it."""
+REPLACED_PREFIX = ".replaced-"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What ``manifest.json`` holds: the slide's identity, its content's hash alone, and its row of ``summary.csv``."""
+
+    slide: str
+    identity: str
+    content_sha256: str
+    sizes: Sequence[int]  # of its files in bytes, sorted: equal content has equal sizes
+    inputs: Mapping[str, str]  # field -> sha256 of the file
+    row: Mapping[str, Any]
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file's content, streamed."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def content_sha256(inputs: Mapping[str, str]) -> str:
+    """Hash of a slide's content whatever its files are called: over the sorted hashes of its fields."""
+    return hashlib.sha256("\n".join(sorted(inputs.values())).encode()).hexdigest()
+
+
+def identity(slide: Slide, inputs: Mapping[str, str], weights_sha256: str, options: Mapping[str, Any]) -> str:
+    """Hash of everything that can change a slide's numbers: content, field names, slide sheet, weights, options."""
+    sheet = {k: v for k, v in asdict(slide).items() if k not in ("root", "paths")}
+    text = json.dumps(
+        {"slide": sheet, "inputs": dict(sorted(inputs.items())), "weights": weights_sha256, "options": dict(options)},
+        sort_keys=True,
+        default=str,
+    )
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    """The manifest in a slide's report folder; None where there is none that can be read (then the slide is redone)."""
+    try:
+        data = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        return Manifest(**data)
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def manifest_text(manifest: Manifest) -> str:
+    """``manifest.json`` as text; the same manifest gives the same bytes."""
+    return json.dumps(asdict(manifest), indent=1, sort_keys=True, default=str) + "\n"
+
+
+def finished_slides(out: Path) -> Iterator[Manifest]:
+    """The manifests of all slides in an output folder, by name."""
+    for folder in sorted(p for p in out.iterdir() if p.is_dir() and not p.name.startswith(".")):
+        manifest = read_manifest(folder)
+        if manifest is not None:
+            yield manifest
+
+
+def prepare_output(out: Path) -> None:
+    """Make the output folder, check that it can be written to, and clear up after a run that was killed.
+
+    Raises
+    ------
+    OutputError
+        Where it cannot be made or written to.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        probe = out / f"{PARTIAL_PREFIX}probe-{os.getpid()}"
+        probe.mkdir()
+        probe.rmdir()
+    except OSError as error:
+        raise OutputError(
+            f"{out}: cannot be written to ({error.strerror}).",
+            "Give another --out, or ask for the right to write there.",
+        ) from error
+    for folder in out.glob(f"{REPLACED_PREFIX}*"):
+        place = out / folder.name.removeprefix(REPLACED_PREFIX)
+        if place.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+        else:  # killed between the two renames of `put_in_place`
+            folder.rename(place)
+    for folder in out.glob(f"{PARTIAL_PREFIX}*"):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def partial_folder(out: Path, name: str) -> Path:
+    """A fresh folder to write a slide's files into, invisible to whoever lists reports."""
+    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    folder = out / f"{PARTIAL_PREFIX}{digest}-{os.getpid()}"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    return folder
+
+
+def put_in_place(folder: Path, place: Path) -> None:
+    """Rename a finished folder to where it belongs; an earlier one goes only once the new one stands."""
+    old = place.with_name(f"{REPLACED_PREFIX}{place.name}"[:255])
+    if place.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        place.rename(old)
+    try:
+        folder.rename(place)
+    except OSError:
+        if old.exists() and not place.exists():
+            old.rename(place)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write beside the place and rename, so that nobody ever reads half a file.
+
+    Raises
+    ------
+    OutputError
+        Where it cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise OutputError(
+            f"{path}: cannot be written ({error.strerror}).",
+            "Free some space or check the folder's rights, then run again.",
+        ) from error

@@ -1,0 +1,498 @@
+"""The stages meet here: slides in, reports out, over a pool of workers, with one network that sees every crop.
+
+    Analyser.run(slides):  fields -> workers (read ... crop) -> crops of all slides in full batches -> workers (report)
+
+Queues are bounded: at most a few fields per worker are under way, whatever the number of slides. One bad field is a row
+in ``failures.csv``; the slide goes on without it.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import logging
+import os
+import statistics
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cbctool import __version__
+from cbctool.errors import CalibrationError, CbctoolError, OutputError
+from cbctool.records import Failure, FieldResult, Scale, ScaleSource, Scores, Slide
+from cbctool.run import manifest
+from cbctool.run.discover import field_name, folder_name
+from cbctool.run.pool import Pool, WorkerLostError, open_pool
+from cbctool.run.tasks import (
+    FieldTask,
+    RunContext,
+    SlideEvidence,
+    analyse_field_task,
+    failure_of,
+    report_slide_task,
+)
+
+if TYPE_CHECKING:
+    from cbctool.classifier import Classifier
+    from cbctool.hematology.profile import Profile
+    from cbctool.report import ReportStyle
+
+logger = logging.getLogger(__name__)
+
+FIELDS_PER_WORKER = 4
+"""Fields under way per worker: enough that none waits for the next, few enough that memory stays flat."""
+
+SLIDES_WAITING = 16
+"""Finished slides that may wait for a full batch before it is sent as it is."""
+
+ATTEMPTS_AFTER_LOSS = 2
+"""A field whose worker died is tried once more: the worker may have been killed for another's memory."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the command line says about a run.
+
+    Attributes
+    ----------
+    out : Path
+        The output folder.
+    weights : Path or None
+        A lab's own weights file; None is the shipped default.
+    device, batch_size
+        As for :class:`cbctool.classifier.Classifier`.
+    jobs : int or None
+        Worker processes; None is the number of cores.
+    um_per_px : float or None
+        Scale of every slide that the sheet gives none for.
+    wbc_10e9_per_l : float or None
+        The analyser's leukocyte count, for every slide that the sheet gives none for.
+    field_timeout_s : float
+        A field that takes longer is marked, and its worker replaced.
+    """
+
+    out: Path
+    weights: Path | None = None
+    profile: Path | None = None
+    device: str = "auto"
+    batch_size: int | str = "auto"
+    jobs: int | None = None
+    um_per_px: float | None = None
+    wbc_10e9_per_l: float | None = None
+    overwrite: bool = False
+    cluster: str | None = None
+    field_timeout_s: float = 120.0
+    report_timeout_s: float = 600.0
+
+
+@dataclass(frozen=True)
+class SlideDone:
+    """A slide whose report stands; ``skipped`` when it already stood, unchanged."""
+
+    slide: Slide
+    row: Mapping[str, Any]
+    failures: tuple[Failure, ...] = ()
+    fields: int = 0
+    cells: int = 0
+    skipped: bool = False
+    stages: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SlideFailed:
+    """A slide without a single field that could be analysed."""
+
+    slide: Slide
+    failures: tuple[Failure, ...]
+
+
+@dataclass(frozen=True)
+class FieldsProgress:
+    """Fields finished since the last report, for a progress bar."""
+
+    fields: int
+    cells: int
+
+
+Outcome = SlideDone | SlideFailed | FieldsProgress
+
+
+class _SlideInHand:
+    """A slide between its first field and its report."""
+
+    def __init__(self, slide: Slide, tasks: list[FieldTask], identity: str, inputs: Mapping[str, str]) -> None:
+        self.slide = slide
+        self.identity = identity
+        self.inputs = inputs
+        self.tasks = tasks
+        self.results: dict[int, FieldResult] = {}
+        self.scores: dict[int, Scores] = {}
+        self.failures: dict[int, Failure] = {}
+        self.without_scale: dict[int, CalibrationError] = {}
+        self.stages: dict[str, float] = {}
+        self.began = time.monotonic()
+
+    @property
+    def analysed(self) -> bool:
+        """Whether every field has come back, one way or the other."""
+        return len(self.results) + len(self.failures) + len(self.without_scale) == len(self.tasks)
+
+    @property
+    def scored(self) -> bool:
+        return self.analysed and not self.without_scale and len(self.scores) == len(self.results)
+
+
+class Analyser:
+    """Holds the workers and the network; a context manager.
+
+    Parameters
+    ----------
+    settings : Settings
+
+    Raises
+    ------
+    OutputError, WeightsError, UsageError
+        At once, before the first slide.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        from cbctool.classifier.weights import weights_info
+        from cbctool.hematology.profile import load_profile
+
+        self.settings = settings
+        self.jobs = settings.jobs or os.cpu_count() or 1
+        manifest.prepare_output(settings.out)
+        self.profile = load_profile(settings.profile)
+        self.style = report_style(self.profile)
+        self.weights = weights_info(settings.weights)  # reads the header only; the network loads while workers start
+        self.options = _options(settings, self.profile)
+        self._pool: Pool = open_pool(self.jobs, settings.cluster)
+        # Reports are written on this machine, which owns the output folder.
+        self._report_pool: Pool = open_pool(self.jobs) if settings.cluster else self._pool
+        self._loader = ThreadPoolExecutor(1, thread_name_prefix="load-network")
+        self._classifier: Future[Classifier] = self._loader.submit(self._load_classifier)
+
+    def __enter__(self) -> Analyser:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free the workers. What they have in hand is dropped; finished slides stay."""
+        self._pool.close()
+        if self._report_pool is not self._pool:
+            self._report_pool.close()
+        self._loader.shutdown(wait=False, cancel_futures=True)
+
+    def _load_classifier(self) -> Classifier:
+        from cbctool.classifier import Classifier
+
+        return Classifier(self.settings.weights, device=self.settings.device, batch_size=self.settings.batch_size)
+
+    @property
+    def classifier(self) -> Classifier:
+        """The network, once it is loaded."""
+        return self._classifier.result()
+
+    def run(self, slides: Iterable[Slide]) -> Iterator[Outcome]:
+        """Analyse slides; outcomes come as they are reached, slides not always in order.
+
+        Raises
+        ------
+        OutputError
+            Where the output folder can no longer be written to; slides finished before it stand.
+        """
+        return _Run(self).outcomes(slides)
+
+    def context(self) -> RunContext:
+        """What every report of this run shares."""
+        return RunContext(
+            out=self.settings.out.absolute(),
+            weights=self.classifier.info,
+            profile=self.profile,
+            style=self.style,
+            device=self.classifier.device,
+            options=self.options,
+            version=__version__,
+        )
+
+
+class _Run:
+    """One pass over slides. All state of the pass is here, and only the calling thread touches it."""
+
+    def __init__(self, analyser: Analyser) -> None:
+        self.analyser = analyser
+        self.settings = analyser.settings
+        self.pool = analyser._pool
+        self.fields: dict[Future[FieldResult], tuple[_SlideInHand, int, int]] = {}
+        self.reports: dict[Future[dict[str, Any]], _SlideInHand] = {}
+        self.ready: deque[tuple[_SlideInHand, int]] = deque()  # submitted next, before new slides
+        self.unscored: list[tuple[_SlideInHand, int]] = []
+        self.waiting: set[int] = set()  # id of slides that only wait for scores
+        self.context: RunContext | None = None
+
+    def outcomes(self, slides: Iterable[Slide]) -> Iterator[Outcome]:
+        source = iter(slides)
+        exhausted = False
+        room = FIELDS_PER_WORKER * self.pool.width
+        while True:
+            while not exhausted and len(self.ready) == 0 and len(self.fields) < room and len(self.reports) <= room:
+                slide = next(source, None)
+                if slide is None:
+                    exhausted = True
+                else:
+                    yield from self._begin(slide)
+            while self.ready and len(self.fields) < room:
+                self._submit(*self.ready.popleft())
+            if not self.fields and not self.reports:
+                if not self.unscored and not self.ready and exhausted:
+                    return
+                yield from self._score()
+                continue
+            done, _ = concurrent.futures.wait(
+                [*self.fields, *self.reports], timeout=1.0, return_when=concurrent.futures.FIRST_COMPLETED
+            )
+            for future in done:
+                if future in self.fields:
+                    yield from self._field_done(future)
+                else:
+                    yield self._report_done(future)
+            if self._batch_is_due(exhausted):
+                yield from self._score()
+
+    # ------------------------------------------------------------------------------------------------------- a slide
+
+    def _begin(self, slide: Slide) -> Iterator[Outcome]:
+        settings = self.settings
+        slide = dataclasses.replace(
+            slide,
+            um_per_px=slide.um_per_px or settings.um_per_px,
+            wbc_10e9_per_l=slide.wbc_10e9_per_l if slide.wbc_10e9_per_l is not None else settings.wbc_10e9_per_l,
+        )
+        inputs = hash_inputs(slide)
+        identity = manifest.identity(slide, inputs, self.analyser.weights.sha256, self.analyser.options)
+        before = manifest.read_manifest(settings.out / folder_name(slide.name))
+        if before is not None and before.identity == identity and not settings.overwrite:
+            logger.info("%s: unchanged, skipped", slide.name)
+            yield SlideDone(slide, before.row, skipped=True)
+            return
+        try:
+            tasks = field_tasks(slide)
+        except CbctoolError as error:
+            yield SlideFailed(slide, (failure_of(slide.name, str(slide.paths[0]), error),))
+            return
+        if not tasks:
+            yield SlideFailed(
+                slide, (Failure(slide.name, str(slide.root), "no field with tissue in it", "Look at it."),)
+            )
+            return
+        in_hand = _SlideInHand(slide, tasks, identity, inputs)
+        logger.info("%s: %d field(s)", slide.name, len(tasks))
+        self.ready.extend((in_hand, i) for i in range(len(tasks)))
+
+    def _submit(self, in_hand: _SlideInHand, index: int, attempt: int = 1) -> None:
+        future = self.pool.submit(analyse_field_task, in_hand.tasks[index], timeout_s=self.settings.field_timeout_s)
+        self.fields[future] = (in_hand, index, attempt)
+
+    def _field_done(self, future: Future[FieldResult]) -> Iterator[Outcome]:
+        in_hand, index, attempt = self.fields.pop(future)
+        task = in_hand.tasks[index]
+        try:
+            result = future.result()
+        except CalibrationError as error:
+            if task.slide_scale is None:
+                in_hand.without_scale[index] = error
+            else:
+                in_hand.failures[index] = failure_of(task.slide, task.name, error)
+        except WorkerLostError as error:
+            if attempt < ATTEMPTS_AFTER_LOSS:
+                self._submit(in_hand, index, attempt + 1)
+                return
+            in_hand.failures[index] = failure_of(task.slide, task.name, error)
+        except Exception as error:  # whatever one field does, the others go on
+            if not isinstance(error, CbctoolError | TimeoutError):
+                logger.exception("%s/%s: unexpected error", task.slide, task.name)
+            in_hand.failures[index] = failure_of(task.slide, task.name, error)
+        else:
+            in_hand.results[index] = result
+            for stage, seconds in result.seconds.items():
+                in_hand.stages[stage] = in_hand.stages.get(stage, 0.0) + seconds
+            self.unscored.append((in_hand, index))
+            yield FieldsProgress(1, len(result.cells))
+        if index in in_hand.failures:
+            failure = in_hand.failures[index]
+            logger.warning("%s/%s: %s. %s", failure.slide, failure.path, failure.error.rstrip("."), failure.advice)
+            yield FieldsProgress(1, 0)
+        if in_hand.analysed:
+            yield from self._all_fields_back(in_hand)
+
+    def _all_fields_back(self, in_hand: _SlideInHand) -> Iterator[Outcome]:
+        if in_hand.without_scale:
+            scale = slide_scale(in_hand.results.values())
+            for index, error in sorted(in_hand.without_scale.items()):
+                task = in_hand.tasks[index]
+                if scale is None:
+                    in_hand.failures[index] = failure_of(task.slide, task.name, error)
+                    logger.warning("%s/%s: %s", task.slide, task.name, error)
+                    yield FieldsProgress(1, 0)
+                else:
+                    in_hand.tasks[index] = dataclasses.replace(task, slide_scale=scale)
+                    self.ready.append((in_hand, index))
+            in_hand.without_scale.clear()
+            if scale is not None:
+                return
+        if not in_hand.results:
+            yield SlideFailed(in_hand.slide, _in_order(in_hand.failures))
+        elif in_hand.scored:
+            self._report(in_hand)
+        else:
+            self.waiting.add(id(in_hand))
+
+    # -------------------------------------------------------------------------------------------------------- scoring
+
+    def _batch_is_due(self, exhausted: bool) -> bool:
+        if not self.unscored:
+            return False
+        crops = sum(len(in_hand.results[i].crops) for in_hand, i in self.unscored)
+        idle = exhausted and not self.fields and not self.ready
+        return idle or len(self.waiting) >= SLIDES_WAITING or crops >= self.analyser.classifier.batch_size
+
+    def _score(self) -> Iterator[Outcome]:
+        """Send everything that waits through the network as one array, and hand finished slides to their reports."""
+        batch, self.unscored = self.unscored, []
+        if not batch:
+            return
+        began = time.perf_counter()
+        crops = np.concatenate([in_hand.results[i].crops for in_hand, i in batch])
+        scores = self.analyser.classifier.classify(crops)
+        each = (time.perf_counter() - began) / len(batch)
+        at = 0
+        for in_hand, index in batch:
+            result = in_hand.results[index]
+            end = at + len(result.crops)
+            in_hand.scores[index] = Scores(scores.probabilities[at:end].copy(), scores.unknown[at:end].copy())
+            # The crops have served; only measurements and thumbnails go on.
+            in_hand.results[index] = dataclasses.replace(result, crops=result.crops[:0])
+            in_hand.stages["classify"] = in_hand.stages.get("classify", 0.0) + each
+            at = end
+        for in_hand in {id(i): i for i, _ in batch}.values():
+            if in_hand.scored:
+                self.waiting.discard(id(in_hand))
+                self._report(in_hand)
+        yield FieldsProgress(0, 0)
+
+    # -------------------------------------------------------------------------------------------------------- reports
+
+    def _report(self, in_hand: _SlideInHand) -> None:
+        if self.context is None:
+            self.context = self.analyser.context()
+        order = sorted(in_hand.results)
+        evidence = SlideEvidence(
+            slide=in_hand.slide,
+            results=tuple(in_hand.results[i] for i in order),
+            scores=tuple(in_hand.scores[i] for i in order),
+            failures=_in_order(in_hand.failures),
+            inputs=in_hand.inputs,
+            sizes=file_sizes(in_hand.slide),
+            identity=in_hand.identity,
+            seconds=time.monotonic() - in_hand.began,
+        )
+        future = self.analyser._report_pool.submit(
+            report_slide_task, evidence, self.context, timeout_s=self.settings.report_timeout_s
+        )
+        self.reports[future] = in_hand
+
+    def _report_done(self, future: Future[dict[str, Any]]) -> Outcome:
+        in_hand = self.reports.pop(future)
+        cells = sum(len(result.cells) for result in in_hand.results.values())
+        try:
+            row = future.result()
+        except OutputError:
+            raise
+        except Exception as error:
+            logger.error("%s: the report could not be written: %s", in_hand.slide.name, error, exc_info=error)
+            failure = failure_of(in_hand.slide.name, in_hand.slide.name, error)
+            return SlideFailed(in_hand.slide, (*_in_order(in_hand.failures), failure))
+        return SlideDone(
+            in_hand.slide, row, _in_order(in_hand.failures), len(in_hand.results), cells, stages=in_hand.stages
+        )
+
+
+def _in_order(failures: Mapping[int, Failure]) -> tuple[Failure, ...]:
+    return tuple(failures[i] for i in sorted(failures))
+
+
+def _options(settings: Settings, profile: Profile) -> dict[str, Any]:
+    """The options that change numbers; they are part of a slide's identity and stand in its report."""
+    return {"um_per_px": settings.um_per_px, "profile": profile.model_dump(mode="json"), "version": __version__}
+
+
+def report_style(profile: Profile) -> ReportStyle:
+    """The looks that a profile asks for."""
+    from cbctool.report import ReportStyle
+
+    return ReportStyle(
+        lab_name=profile.lab.name,
+        logo=profile.lab.logo,
+        page_size=profile.report.page_size,
+        outputs=frozenset(profile.report.outputs),
+    )
+
+
+def hash_inputs(slide: Slide) -> dict[str, str]:
+    """SHA-256 of each of a slide's files, by field name; "" for one that cannot be read (its field will say why)."""
+    hashes = {}
+    for path in slide.paths:
+        try:
+            hashes[field_name(slide, path)] = manifest.hash_file(path) if path.is_file() else ""
+        except OSError:
+            hashes[field_name(slide, path)] = ""
+    return hashes
+
+
+def file_sizes(slide: Slide) -> tuple[int, ...]:
+    """Sizes of a slide's files in bytes, sorted; 0 for one that cannot be looked at."""
+    sizes = []
+    for path in slide.paths:
+        try:
+            sizes.append(path.stat().st_size)
+        except OSError:
+            sizes.append(0)
+    return tuple(sorted(sizes))
+
+
+def field_tasks(slide: Slide) -> list[FieldTask]:
+    """The fields of a slide in order; for a whole-slide file, its tiles with tissue.
+
+    Raises
+    ------
+    UnreadableImageError
+        If a whole-slide file cannot be opened.
+    """
+    if not slide.whole_slide:
+        return [FieldTask(slide.name, field_name(slide, p), p, slide.um_per_px) for p in slide.paths]
+    from cbctool.imaging.whole_slide import open_whole_slide
+
+    path = slide.paths[0]
+    with open_whole_slide(path) as whole:
+        return [FieldTask(slide.name, tile.name, path, slide.um_per_px, tile=tile) for tile in whole.tiles()]
+
+
+def slide_scale(results: Iterable[FieldResult]) -> Scale | None:
+    """Scale for a field that has none of its own: the median of the slide's other fields."""
+    scales = [result.summary.scale for result in results]
+    if not scales:
+        return None
+    values = [scale.um_per_px for scale in scales]
+    middle = statistics.median(values)
+    spread = statistics.median(abs(value - middle) for value in values) / middle
+    # 1.4826: median absolute deviation to standard deviation, for a normal distribution.
+    uncertainty = max(1.4826 * spread, statistics.median(scale.uncertainty for scale in scales))
+    return Scale(middle, ScaleSource.SLIDE, uncertainty, sum(scale.red_cells for scale in scales))

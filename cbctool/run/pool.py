@@ -1,0 +1,142 @@
+"""Where the work is done: processes of this machine, or a Dask cluster, behind one small interface.
+
+A plain ``ProcessPoolExecutor`` breaks as a whole when one worker dies; pebble replaces the worker, and the same goes
+for one that takes too long. Only the task in hand is marked.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import logging
+import os
+import signal
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, Protocol
+
+from cbctool.errors import UsageError
+
+logger = logging.getLogger(__name__)
+
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+
+
+class WorkerLostError(Exception):
+    """A worker died with the task in hand (killed, out of memory, crashed in a decoder)."""
+
+
+class Pool(Protocol):
+    """Runs functions elsewhere. Futures raise what those raised, ``TimeoutError`` or :class:`WorkerLostError`."""
+
+    width: int
+
+    def submit(self, function: Callable[..., Any], *arguments: Any, timeout_s: float) -> Future[Any]:
+        """Schedule one call."""
+
+    def close(self) -> None:
+        """Free the workers at once; what they have in hand is dropped."""
+
+
+class LocalPool:
+    """Spawned worker processes on this machine.
+
+    Parameters
+    ----------
+    jobs : int
+        Number of processes; each runs single-threaded, so that they do not fight over the cores.
+    """
+
+    def __init__(self, jobs: int) -> None:
+        self.width = jobs
+        self._pool = self._start()
+
+    def _start(self) -> Any:
+        import multiprocessing
+
+        from pebble import ProcessPool
+
+        for name in THREAD_VARIABLES:  # read by BLAS when a spawned worker imports numpy
+            os.environ.setdefault(name, "1")
+        return ProcessPool(
+            max_workers=self.width, initializer=_start_worker, context=multiprocessing.get_context("spawn")
+        )
+
+    def submit(self, function: Callable[..., Any], *arguments: Any, timeout_s: float) -> Future[Any]:
+        outcome: Future[Any] = Future()
+        try:
+            inner = self._pool.schedule(function, args=arguments, timeout=timeout_s)
+        except RuntimeError:  # the pool broke as a whole: a worker was killed while it held nothing, or the channel
+            logger.warning("the worker pool broke and was started again")
+            self.close()
+            self._pool = self._start()
+            inner = self._pool.schedule(function, args=arguments, timeout=timeout_s)
+        inner.add_done_callback(lambda done: _settle(outcome, done))
+        return outcome
+
+    def close(self) -> None:
+        self._pool.stop()
+        self._pool.join()
+
+
+class DaskPool:
+    """Workers of a Dask cluster; they must see the same files under the same paths.
+
+    Parameters
+    ----------
+    address : str
+        Of the scheduler, ``tcp://host:8786``.
+    """
+
+    def __init__(self, address: str) -> None:
+        from distributed import Client
+
+        try:
+            self._client = Client(address, timeout=10, set_as_default=False)
+        except (OSError, ValueError, TimeoutError) as error:
+            raise UsageError(
+                f"--cluster {address}: no Dask scheduler answers there.",
+                "Start one with `dask scheduler`, or leave it out.",
+            ) from error
+        self._executor = self._client.get_executor(pure=False, retries=2)
+        self.width = max(1, sum(self._client.nthreads().values()))
+
+    def submit(self, function: Callable[..., Any], *arguments: Any, timeout_s: float) -> Future[Any]:
+        outcome: Future[Any] = Future()
+        inner = self._executor.submit(function, *arguments)
+        inner.add_done_callback(lambda done: _settle(outcome, done))
+        return outcome
+
+    def close(self) -> None:
+        self._executor.shutdown(wait=False)
+        self._client.close(timeout=2)
+
+
+def open_pool(jobs: int, cluster: str | None = None) -> Pool:
+    """The pool that the options ask for."""
+    return DaskPool(cluster) if cluster else LocalPool(jobs)
+
+
+def _start_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    import cv2
+
+    cv2.setNumThreads(1)
+
+
+def _settle(outcome: Future[Any], done: Future[Any]) -> None:
+    """Pass a future's end on, in the words of :class:`Pool`."""
+    if outcome.cancelled() or not outcome.set_running_or_notify_cancel():
+        return
+    if done.cancelled():
+        outcome.set_exception(WorkerLostError("cancelled"))
+        return
+    error = done.exception()
+    if error is None:
+        outcome.set_result(done.result())
+    elif isinstance(error, TimeoutError | concurrent.futures.TimeoutError):
+        outcome.set_exception(TimeoutError("took too long"))
+    elif type(error).__name__ in ("ProcessExpired", "BrokenProcessPool", "KilledWorker", "BrokenExecutor"):
+        outcome.set_exception(WorkerLostError(str(error)))
+    else:
+        outcome.set_exception(error)

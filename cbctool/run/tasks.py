@@ -1,0 +1,230 @@
+"""What runs in a worker: one field from file to crops, and one slide from scores to its report.
+
+Nothing here holds state. Arguments and results are records, so that it is the same on this machine and on a cluster.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import statistics
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cbctool.errors import CbctoolError, OutputError, UnreadableImageError
+from cbctool.records import (
+    Failure,
+    FieldResult,
+    FieldSummary,
+    Observation,
+    Scale,
+    Scores,
+    Slide,
+    SlideResult,
+    WeightsInfo,
+)
+
+if TYPE_CHECKING:
+    from cbctool.hematology.profile import Profile
+    from cbctool.report import ReportStyle
+
+
+@dataclass(frozen=True)
+class FieldTask:
+    """One field to analyse: a picture, or a tile of a whole-slide file."""
+
+    slide: str
+    name: str
+    path: Path
+    given_um_per_px: float | None = None
+    slide_scale: Scale | None = None
+    tile: Any = None  # imaging.whole_slide.Tile
+
+
+@dataclass(frozen=True, eq=False)
+class SlideEvidence:
+    """Everything about a slide once its cells are scored; ``results`` and ``scores`` run in parallel."""
+
+    slide: Slide
+    results: tuple[FieldResult, ...]
+    scores: tuple[Scores, ...]
+    failures: tuple[Failure, ...]
+    inputs: Mapping[str, str]
+    sizes: tuple[int, ...]
+    identity: str
+    seconds: float
+    started: float = field(default_factory=time.monotonic)
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """What is the same for every slide of a run."""
+
+    out: Path
+    weights: WeightsInfo
+    profile: Profile
+    style: ReportStyle
+    device: str
+    options: Mapping[str, Any]
+    version: str
+
+
+def analyse_field_task(task: FieldTask) -> FieldResult:
+    """Read, calibrate, segment, measure and crop one field.
+
+    Raises
+    ------
+    UnreadableImageError, CalibrationError
+        What the user can mend; the slide's other fields go on.
+    """
+    from cbctool.imaging.field import analyse_field
+    from cbctool.imaging.read import read_field
+
+    began = time.perf_counter()
+    try:
+        if task.tile is None:
+            picture = read_field(task.path, task.slide, task.name)
+        else:
+            from cbctool.imaging.whole_slide import read_tile
+
+            picture = read_tile(task.path, task.slide, task.tile)
+        decoded = time.perf_counter() - began
+        result = analyse_field(picture, given_um_per_px=task.given_um_per_px, slide_scale=task.slide_scale)
+    except MemoryError:
+        raise UnreadableImageError(
+            f"{task.name}: not enough memory to decode it.", "Save it smaller, or use fewer --jobs."
+        ) from None
+    if task.tile is not None:
+        result = _keep_owned(result, task.tile)
+    return dataclasses.replace(result, seconds={"decode": decoded, **result.seconds})
+
+
+def _keep_owned(result: FieldResult, tile: Any) -> FieldResult:
+    """Only the cells whose centre lies in the tile's core: tiles overlap, and each cell counts once."""
+    import numpy as np
+
+    keep = [i for i, cell in enumerate(result.cells) if tile.owns(cell.row_px, cell.col_px)]
+    place = {old: new for new, old in enumerate(keep)}
+    chosen = [k for k, old in enumerate(result.crop_cells.tolist()) if old in place]
+    return dataclasses.replace(
+        result,
+        cells=tuple(result.cells[i] for i in keep),
+        crops=result.crops[chosen],
+        crop_cells=np.array([place[int(result.crop_cells[k])] for k in chosen], dtype=np.int64),
+        thumbnails=tuple(result.thumbnails[k] for k in chosen),
+    )
+
+
+def report_slide_task(evidence: SlideEvidence, context: RunContext) -> dict[str, Any]:
+    """Call the cells, count, flag, write every output of the slide and put it in place by one rename.
+
+    Returns
+    -------
+    dict
+        The slide's row of ``summary.csv``.
+
+    Raises
+    ------
+    OutputError
+        Where the output folder cannot be written to; nothing half-written is left visible.
+    """
+    import shutil
+
+    from cbctool import report
+    from cbctool.hematology import flags
+    from cbctool.run import manifest
+    from cbctool.run.discover import folder_name
+
+    result = slide_result(evidence, context)
+    name = evidence.slide.name
+    folder: Path | None = None
+    try:
+        folder = manifest.partial_folder(context.out, name)
+        report.write_slide(result, folder, context.style, flags.RULES)
+        row = report.summary_row(result)
+        done = manifest.Manifest(
+            slide=name,
+            identity=evidence.identity,
+            content_sha256=manifest.content_sha256(evidence.inputs),
+            sizes=evidence.sizes,
+            inputs=evidence.inputs,
+            row=row,
+        )
+        (folder / manifest.MANIFEST).write_text(manifest.manifest_text(done), encoding="utf-8")
+        manifest.put_in_place(folder, context.out / folder_name(name))
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        raise OutputError(
+            f"{context.out}: {'the disk is full' if full else f'cannot be written to ({error.strerror})'}; "
+            f"slide {name} is not written.",
+            "Free some space and run the same command again." if full else "Check the folder's rights, then run again.",
+        ) from error
+    finally:
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+    return row
+
+
+def slide_result(evidence: SlideEvidence, context: RunContext) -> SlideResult:
+    """Interpret a slide's scored fields: from evidence to the one record that every output is written from."""
+    from cbctool import hematology
+    from cbctool.hematology.calls import call_cells
+
+    observations: list[Observation] = []
+    fields: list[FieldSummary] = []
+    warnings = list(evidence.slide.warnings)
+    for result, scores in zip(evidence.results, evidence.scores, strict=True):
+        fields.append(result.summary)
+        if not result.summary.quality.fit:
+            warnings.append(f"{result.summary.name} is not counted: {result.summary.quality.reason}.")
+            continue
+        predictions = call_cells(result.cells, result.crop_cells, scores, context.weights)
+        pictures = dict(zip(result.crop_cells.tolist(), result.thumbnails, strict=True))
+        observations += [
+            Observation(result.summary.name, cell, prediction, pictures.get(i, b""))
+            for i, (cell, prediction) in enumerate(zip(result.cells, predictions, strict=True))
+        ]
+    counted = [summary for summary in fields if summary.quality.fit]
+    interpretation = hematology.interpret(evidence.slide, counted, observations, context.weights, context.profile)
+    return SlideResult(
+        slide=evidence.slide,
+        status="partial" if evidence.failures else "done",
+        fields=tuple(fields),
+        observations=tuple(interpretation.observations),
+        differential=interpretation.differential,
+        flags=tuple(interpretation.flags),
+        weights=context.weights,
+        um_per_px=statistics.median(summary.scale.um_per_px for summary in fields),
+        analysed_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        version=context.version,
+        identity=evidence.identity,
+        device=context.device,
+        seconds=round(evidence.seconds, 3),
+        options=context.options,
+        warnings=tuple(dict.fromkeys(warnings)),
+        failures=evidence.failures,
+    )
+
+
+def failure_of(slide: str, path: str, error: BaseException) -> Failure:
+    """An error as a row of ``failures.csv``."""
+    if isinstance(error, CbctoolError):
+        return Failure(slide, path, error.message, error.advice)
+    if isinstance(error, TimeoutError):
+        return Failure(
+            slide, path, "took too long and was stopped", "Open it by hand; raise --field-timeout if it is large."
+        )
+    if type(error).__name__ == "WorkerLostError":
+        return Failure(
+            slide,
+            path,
+            "the worker died over it (out of memory, or a broken file)",
+            "Open it by hand; use fewer --jobs if memory is short.",
+        )
+    return Failure(
+        slide, path, f"unexpected {type(error).__name__}: {error}", "Report it with the log (--log-file, --verbose)."
+    )
