@@ -38,6 +38,9 @@ class BackgroundOptions:
     admit : float
         A tile whose light end lies within this density of the surface so far counts as background. Red cells lie
         0.15-0.4 below it on BCCD, PBC and ALL-IDB1 (green), a pale monocyte's cytoplasm 0.15.
+    hue : float
+        Background has one hue: red and blue against green within this density of it. The faint cytoplasm of
+        neutrophils differs by 0.1-0.2, red cells by 0.2; shading changes it by less than 0.04 across a field.
     ridge : float
         Pull of the curved terms towards 0, as a share of all samples; keeps a surface seen through few gaps flat.
     surround_level : float
@@ -52,7 +55,8 @@ class BackgroundOptions:
     sample_px: int = 96
     grid: int = 40
     admit: float = 0.10
-    ridge: float = 0.01
+    hue: float = 0.08
+    ridge: float = 0.0005
     surround_level: float = 0.20
     surround_share: float = 0.01
     local_sigma: float = 0.10
@@ -218,29 +222,26 @@ def estimate_background(rgb: Array, options: BackgroundOptions | None = None) ->
     inside = ~outside.ravel()
     basis = _basis(*shape)
 
-    coefficients = _fit_tiles(lightness.reshape(shape), ~outside, options)
-    is_background, spread = inside, 0.0
-    for tolerance in (0.12, 0.06):
-        residual = lightness - coefficients @ basis
-        centre, spread = _light_mode(residual[inside], tolerance)
-        is_background = inside & (np.abs(residual - centre) < 2.0 * spread)
-        coefficients = _fit(basis, lightness[:, np.newaxis], is_background, options.ridge)[0]
-
     grid = max(height, width) / options.grid
     cells = (max(1, min(shape[0], round(height / grid))), max(1, min(shape[1], round(width / grid))))
-    channels = _fit(basis, log_levels, is_background, options.ridge)
-    weight = is_background.astype(np.float32)
-    rest = (log_levels - (channels @ basis).T) * weight[:, np.newaxis]
-    sigma = options.local_sigma * max(cells)
-    both = np.concatenate([rest, weight[:, np.newaxis]], axis=1).reshape(*shape, 4)
-    both = cv2.GaussianBlur(cv2.resize(both, cells[::-1], interpolation=cv2.INTER_AREA), (0, 0), sigma)
-    both = both.reshape(*cells, 4)
-    # A tenth of the weight is a prior of "no correction": under a big cell the polynomial alone stands.
-    local = both[..., :3] / (both[..., 3:] + 0.1)
-    levels = np.exp((channels @ _basis(*cells)).T.reshape(*cells, 3) + local)
+
+    coefficients, hue = _fit_tiles(log_levels.reshape(*shape, 3), lightness.reshape(shape), ~outside, options)
+    surface = coefficients @ basis
+    candidate = inside & (np.abs(_hue(log_levels) - hue).max(axis=1) < options.hue)
+    is_background, spread = candidate, 0.0
+    for at_least in (0.08, 0.04, 0.0):  # wide first: a clean background is narrower than what the surface still misses
+        residual = lightness - surface
+        centre, spread = _light_mode(residual[candidate])
+        is_background = candidate & (np.abs(residual - centre) < max(2.0 * spread, at_least))
+        coefficients, local = _fit_smooth(lightness[:, np.newaxis], is_background, shape, cells, options)
+        surface = coefficients[0] @ basis + cv2.resize(local[..., 0], shape[::-1]).ravel()
+
+    coefficients, local = _fit_smooth(log_levels, is_background, shape, cells, options)
+    levels = np.exp((coefficients @ _basis(*cells)).T.reshape(*cells, 3) + local)
     levels = np.clip(levels, 1.0, 255.0)
     red, green, blue = (float(level) for level in np.median(levels.reshape(-1, 3), axis=0))
-    cover = 1.0 - float(is_background.sum()) / max(1, int(inside.sum()))
+    darker = inside & (lightness - surface < -max(2.5 * spread, 0.04))
+    cover = float(darker.sum()) / max(1, int(inside.sum()))
     return Background(height, width, levels, outside, (red, green, blue), cover, spread)
 
 
@@ -289,55 +290,103 @@ def _basis(height: int, width: int) -> Array:
     return basis
 
 
-def _fit(basis: Array, values: Array, chosen: Array, ridge: float) -> Array:
-    """Least-squares coefficients (C, 6) of values (N, C) over the chosen samples (N,); curved terms are held to 0."""
-    weighted = basis * chosen  # (6, N)
-    count = int(chosen.sum())
-    if count == 0:
+def _fit(basis: Array, values: Array, weight: Array, ridge: float) -> Array:
+    """Weighted least-squares coefficients (C, 6) of values (N, C); curved terms are held to 0."""
+    weighted = basis * weight  # (6, N)
+    total = float(weight.sum())
+    if total <= 0.0:
         return np.tile(np.array([np.log(255.0), 0, 0, 0, 0, 0], np.float32), (values.shape[1], 1))
-    penalty = ridge * chosen.size * np.array([0.0, 0.5, 0.5, 1.0, 1.0, 1.0]) + 1e-9
+    penalty = ridge * weight.size * np.array([0.0, 0.5, 0.5, 1.0, 1.0, 1.0]) + 1e-9
     # The constant takes the mean first, so that the penalty cannot pull on it.
-    mean = (chosen.astype(np.float32) @ values) / count
+    mean = (weight.astype(np.float32) @ values) / total
     moments = (weighted @ (values - mean)).astype(np.float64)
-    solution = np.linalg.solve((weighted @ basis.T).astype(np.float64) + np.diag(penalty), moments)
+    products = (weighted @ basis.T).astype(np.float64)
+    solution = np.linalg.solve(products + np.diag(penalty), moments)
+    # Lamps and lenses darken outwards. A surface that is dark in the middle is a cell, not illumination: level it.
+    bowl = np.zeros(6, bool)
+    bowl[[3, 5]] = solution[[3, 5]].mean(axis=1) > 0.0
+    if bowl.any():
+        penalty[bowl] += 1e3 * weight.size
+        solution = np.linalg.solve(products + np.diag(penalty), moments)
     solution[0] += mean
     return np.asarray(solution.T, np.float32)
 
 
-def _fit_tiles(lightness: Array, inside: Array, options: BackgroundOptions) -> Array:
-    """A first surface (6,), from the light ends of tiles, grown from the lightest over those that agree with it."""
+def _fit_smooth(
+    values: Array, chosen: Array, shape: tuple[int, int], cells: tuple[int, int], options: BackgroundOptions
+) -> tuple[Array, Array]:
+    """Polynomial (C, 6) through the chosen samples of (N, C), and what it leaves, smoothed, (*cells, C)."""
+    basis = _basis(*shape)
+    coefficients = _fit(basis, values, chosen, options.ridge)
+    weight = chosen.astype(np.float32)[:, np.newaxis]
+    rest = np.concatenate([(values - (coefficients @ basis).T) * weight, weight], axis=1).reshape(*shape, -1)
+    rest = cv2.resize(rest, cells[::-1], interpolation=cv2.INTER_AREA)
+    rest = cv2.GaussianBlur(rest, (0, 0), options.local_sigma * max(cells)).reshape(*cells, -1)
+    # A tenth of the weight is a prior of "no correction": under a big cell the polynomial alone stands.
+    return coefficients, rest[..., :-1] / (rest[..., -1:] + 0.1)
+
+
+def _hue(log_levels: Array) -> Array:
+    """Densities of red and blue against green, (..., 2): free of brightness, and a cast only adds a constant."""
+    return np.asarray(log_levels[..., ::2] - log_levels[..., 1:2])
+
+
+def _fit_tiles(log_levels: Array, lightness: Array, inside: Array, options: BackgroundOptions) -> tuple[Array, Array]:
+    """A first surface (6,) and the background's hue (2,), from the light ends of tiles."""
     rows, cols = (min(size, 8 if max(lightness.shape) >= 64 else 4) for size in lightness.shape)
     high, wide = lightness.shape[0] // rows, lightness.shape[1] // cols
-    tiles = np.where(inside, lightness, np.float32(-10.0))[: rows * high, : cols * wide]
-    tiles = tiles.reshape(rows, high, cols, wide).swapaxes(1, 2).reshape(rows * cols, -1)
+
+    def tiled(values: Array) -> Array:
+        values = values[: rows * high, : cols * wide].reshape(rows, high, cols, wide, -1)
+        return np.asarray(values.swapaxes(1, 2).reshape(rows * cols, high * wide, -1))
+
+    tiles = tiled(np.where(inside, lightness, np.float32(-10.0)))[..., 0]
     light, middle = int(0.9 * (high * wide - 1)), int(0.7 * (high * wide - 1))
-    tiles = np.partition(tiles, (middle, light), axis=1)
-    value, usable = tiles[:, light], tiles[:, middle] > -10.0
+    ordered = np.partition(tiles, (middle, light), axis=1)
+    value, usable = ordered[:, light], ordered[:, middle] > -10.0
     if not usable.any():
-        return np.array([np.log(255.0), 0, 0, 0, 0, 0], np.float32)
-    basis = _basis(rows, cols)
-    coefficients = np.array([np.percentile(value[usable], 90), 0, 0, 0, 0, 0], np.float32)
-    for _ in range(6):
-        chosen = usable & (np.abs(value - coefficients @ basis) < options.admit)
+        return np.array([np.log(255.0), 0, 0, 0, 0, 0], np.float32), np.zeros(2, np.float32)
+    lightest = (tiles >= ordered[:, middle, np.newaxis]).astype(np.float32)[..., np.newaxis]
+    hues = _hue((tiled(log_levels) * lightest).sum(axis=1) / lightest.sum(axis=1))  # (tiles, 2)
+    basis, column = _basis(rows, cols), value[:, np.newaxis]
+
+    # Grown from the lightest tiles over those that agree: right when a cell fills many of them.
+    grown = np.array([np.percentile(value[usable], 95), 0, 0, 0, 0, 0], np.float32)
+    chosen = usable & (value > grown[0] - 0.5 * options.admit)
+    hue = np.median(hues[chosen], axis=0)
+    usable &= np.abs(hues - hue).max(axis=1) < options.hue
+    for _ in range(12):
+        chosen = usable & (np.abs(value - grown @ basis) < options.admit)
         if chosen.sum() < 3:
             break
-        coefficients = _fit(basis, value[:, np.newaxis], chosen, options.ridge)[0]
-    return coefficients
+        grown = _fit(basis, column, chosen, options.ridge)[0]
+    if chosen.mean() > 0.8:
+        return grown, hue
+    # Shrunk from all tiles of that hue, forgetting the dark ones: right when vignetting is strong. The surface that
+    # explains more tiles wins.
+    weight = usable.astype(np.float32)
+    shrunk = grown
+    for _ in range(8):
+        shrunk = _fit(basis, column, weight, options.ridge)[0]
+        lack = np.maximum(shrunk @ basis - value, 0.0) / (0.5 * options.admit)
+        weight = usable / (1.0 + lack**2)
+    explained = [int((usable & (np.abs(value - c @ basis) < options.admit)).sum()) for c in (grown, shrunk)]
+    return (shrunk if explained[1] > explained[0] else grown), hue
 
 
-def _light_mode(residual: Array, tolerance: float) -> tuple[float, float]:
-    """Centre and scatter of the lightest well-filled peak of the density residuals near 0."""
-    near = residual[np.abs(residual) < 2 * tolerance]
+def _light_mode(residual: Array, reach: float = 0.12) -> tuple[float, float]:
+    """Centre and scatter of the lightest well-filled peak of the density residuals around 0."""
+    near = residual[np.abs(residual) < 2 * reach]
     if near.size < 10:
-        return 0.0, tolerance
-    counts, edges = np.histogram(near, bins=64, range=(-2 * tolerance, 2 * tolerance))
+        return 0.0, reach
+    bins = 96
+    counts = np.bincount(((near / (4 * reach) + 0.5) * bins).astype(int), minlength=bins)[:bins]
     smooth = np.convolve(counts, [1, 2, 3, 2, 1], mode="same")
-    well_filled = np.flatnonzero(smooth >= 0.35 * smooth.max())
     # the light flank belongs to the background alone: climb down from it to the first peak
-    place = int(well_filled[-1])
+    place = int(np.flatnonzero(smooth >= 0.35 * smooth.max())[-1])
     while place > 0 and smooth[place - 1] >= smooth[place]:
         place -= 1
-    centre = float((edges[place] + edges[place + 1]) / 2)
+    centre = ((place + 0.5) / bins - 0.5) * 4 * reach
     light = near[near >= centre] - centre
-    spread = float(np.sqrt(np.mean(np.minimum(light, tolerance) ** 2))) if light.size else tolerance
-    return centre, float(np.clip(spread, 0.008, tolerance))
+    spread = float(np.sqrt(np.mean(np.minimum(light, 0.5 * reach) ** 2))) if light.size else reach
+    return centre, float(np.clip(spread, 0.008, 0.5 * reach))
