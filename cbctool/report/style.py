@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from cbctool.records import CellClass, CellStatus, Observation, Severity, SlideResult
+from cbctool.records import CellClass, CellStatus, Observation, ScaleSource, Severity, SlideResult
 
 OUTPUTS: tuple[str, ...] = ("pdf", "html", "overlays", "hl7", "fhir")
 """What can be switched off. The CSV and JSON files and ``evidence.zip`` are always written: corrections rest on them."""
@@ -36,10 +36,10 @@ class ReportStyle:
     max_overlays : int
         Overlay pictures written per slide. 200 fields are what a 400-cell count rarely needs; a whole-slide file has
         thousands of tiles, and those with flagged cells come first.
-    pdf_cells, pdf_preview_bytes : int
-        Bounds of the PDF: gallery cells (400 is the largest manual count, CLSI H20) and bytes of annotated fields
-        (with 3 kB a thumbnail this keeps a 200-cell slide below 2 MB).
-    html_cells, html_preview_bytes : int
+    pdf_cells, pdf_fields, pdf_preview_bytes : int
+        Bounds of the PDF: gallery cells (400 is the largest manual count, CLSI H20), annotated fields (two pages) and
+        their bytes (with 3 kB a thumbnail this keeps a 200-cell slide below 2 MB).
+    html_cells, html_fields, html_preview_bytes : int
         The same for ``report.html``.
     """
 
@@ -50,8 +50,10 @@ class ReportStyle:
     generated_at: str = ""
     max_overlays: int = 200
     pdf_cells: int = 400
+    pdf_fields: int = 12
     pdf_preview_bytes: int = 900_000
-    html_cells: int = 2000
+    html_cells: int = 1000
+    html_fields: int = 60
     html_preview_bytes: int = 6_000_000
 
     def __post_init__(self) -> None:
@@ -132,6 +134,34 @@ def written_at(result: SlideResult, style: ReportStyle) -> datetime:
     if epoch.isdigit():
         return datetime.fromtimestamp(int(epoch), tz=UTC)
     return parse_time(result.review.reviewed_at if result.review else result.analysed_at)
+
+
+def confirmation(result: SlideResult) -> str:
+    """Who has confirmed the result, in a sentence."""
+    review = result.review
+    if review is None:
+        return "not yet confirmed by a qualified person"
+    corrected = "no call changed" if not review.corrections else f"{review.corrections} call(s) changed"
+    return f"Reviewed by {review.reviewer}, {parse_time(review.reviewed_at):%Y-%m-%d %H:%M} UTC, {corrected}"
+
+
+_SCALE_WORDS: Mapping[ScaleSource, str] = {
+    ScaleSource.GIVEN: "given",
+    ScaleSource.METADATA: "from the file",
+    ScaleSource.RED_CELLS: "from the red cells",
+    ScaleSource.SLIDE: "from the slide's other fields",
+}
+
+
+def scale_words(source: ScaleSource) -> str:
+    """Where a scale came from, in words."""
+    return _SCALE_WORDS[source]
+
+
+def scale_text(result: SlideResult) -> str:
+    """The slide's scale and where its fields have it from."""
+    sources = sorted({summary.scale.source for summary in result.fields}, key=list(ScaleSource).index)
+    return f"{number(result.um_per_px, 4)} µm per pixel, {' and '.join(scale_words(s) for s in sources)}"
 
 
 def parse_time(text: str) -> datetime:

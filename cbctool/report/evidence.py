@@ -1,0 +1,180 @@
+"""The cells that a person should look at, in which order and under which number: shared by PDF and HTML."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from cbctool.records import CLASSES, LEUKOCYTES, CellClass, CellKind, Observation, Prediction, SlideResult
+from cbctool.report.style import MARKS, SEVERITY_ORDER, mark_key
+
+GALLERY_ORDER: tuple[str, ...] = ("unclassified", *LEUKOCYTES, CellClass.ERYTHROBLAST, "excluded")
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One cell of a gallery: ``number`` is field.cell ("3.17"), ``call`` code and probability, ``note`` the second guess."""
+
+    observation: Observation
+    number: str
+    key: str
+    call: str
+    note: str
+    flagged: bool
+    flags: tuple[str, ...] = ()
+
+    @property
+    def thumbnail(self) -> bytes:
+        return self.observation.thumbnail
+
+
+@dataclass(frozen=True)
+class Group:
+    """The gallery of one class; ``note`` says how many there are and how many are shown."""
+
+    key: str
+    title: str
+    note: str
+    cells: tuple[Shown, ...]
+
+
+def numbered_fields(result: SlideResult) -> Mapping[str, int]:
+    """Field name to its number in the report, from 1."""
+    return {summary.name: i for i, summary in enumerate(result.fields, start=1)}
+
+
+def shown_cells(result: SlideResult) -> list[Shown]:
+    """Every cell that has a picture, in the order of the observations."""
+    numbers = numbered_fields(result)
+    flags = flags_of_cells(result)
+    cells = []
+    for observation in result.observations:
+        if not observation.thumbnail:
+            continue
+        key = mark_key(observation)
+        identity = (observation.field, observation.cell.cell)
+        cells.append(
+            Shown(
+                observation,
+                f"{numbers.get(observation.field, 0)}.{observation.cell.cell}",
+                key,
+                _call(observation, key),
+                _note(observation),
+                identity in flags,
+                flags.get(identity, ()),
+            )
+        )
+    return cells
+
+
+def _call(observation: Observation, key: str) -> str:
+    prediction = observation.prediction
+    if observation.called is not None or prediction is None or prediction.probability != prediction.probability:
+        return MARKS[key].code  # a person's word has no probability
+    return f"{MARKS[key].code} {min(prediction.probability, 0.995):.2f}"
+
+
+def _note(observation: Observation) -> str:
+    prediction = observation.prediction
+    if observation.called is not None:
+        return f"was {MARKS[observation.called].code}"
+    if prediction is None or prediction.cell_class is None or not prediction.probabilities:
+        return ""
+    if mark_key(observation) in ("unclassified", "excluded"):
+        return f"{MARKS[prediction.cell_class].code}?"
+    second = second_guess(prediction)
+    return f"{MARKS[second[0]].code} {second[1]:.2f}" if second[1] >= 0.005 else ""
+
+
+def second_guess(prediction: Prediction) -> tuple[CellClass, float]:
+    """The second most probable class and its probability."""
+    ranked = sorted(zip(prediction.probabilities, CLASSES, strict=True), key=lambda pair: -pair[0])
+    return ranked[1][1], ranked[1][0]
+
+
+def flags_of_cells(result: SlideResult) -> Mapping[tuple[str, int], tuple[str, ...]]:
+    """(field, cell) to the short names of the flags it is evidence for."""
+    found: dict[tuple[str, int], tuple[str, ...]] = defaultdict(tuple)
+    for flag in result.flags:
+        for identity in flag.cells:
+            found[identity] += (flag.short,)
+    return found
+
+
+def flagged_cells(result: SlideResult) -> list[Shown]:
+    """Cells that raised flags: one cell of each flag in turn, the most severe flag first, no cell twice."""
+    shown = {(s.observation.field, s.observation.cell.cell): s for s in shown_cells(result)}
+    queues = [
+        [identity for identity in flag.cells if identity in shown]
+        for flag in sorted(result.flags, key=lambda flag: SEVERITY_ORDER[flag.severity])
+    ]
+    ordered: dict[tuple[str, int], Shown] = {}
+    for i in range(max((len(queue) for queue in queues), default=0)):
+        for queue in queues:
+            if i < len(queue):
+                ordered.setdefault(queue[i], shown[queue[i]])
+    return list(ordered.values())
+
+
+def gallery_groups(result: SlideResult, most: int) -> list[Group]:
+    """Galleries per class in order of doubt, ``most`` cells in all.
+
+    Blast-like cells come first among the unclassified, then the least probable. Where there are more cells than ``most``,
+    each class gives up its surest ones; small classes stay whole.
+    """
+    cells: dict[str, list[Shown]] = defaultdict(list)
+    for shown in shown_cells(result):
+        if shown.observation.cell.kind is CellKind.NUCLEATED:
+            cells[shown.key].append(shown)
+    quota = _quota([len(cells[key]) for key in GALLERY_ORDER], most)
+    groups = []
+    for key in GALLERY_ORDER:
+        ordered = sorted(cells[key], key=_doubt)
+        if ordered:
+            count = f"{len(ordered)}"
+            note = count if len(ordered) <= quota else f"{count}, of which the {quota} most doubtful are shown"
+            groups.append(Group(key, MARKS[key].label, note, tuple(ordered[:quota])))
+    return groups
+
+
+REASONS = 24
+"""Cells whose reasons are spelt out below their gallery."""
+
+
+def doubts(group: Group) -> list[str]:
+    """Why the cells of a group are not counted, one line per cell, those alike together; blast-like cells with all reasons."""
+    if group.key not in ("unclassified", "excluded"):
+        return []
+    lines: dict[str, list[str]] = defaultdict(list)
+    for shown in group.cells:
+        prediction = shown.observation.prediction
+        if prediction is not None:
+            reasons = prediction.blast_reasons if prediction.blast_like else (prediction.reason,)
+            label = "blast-like: " if prediction.blast_like else ""
+            lines[label + ", ".join(filter(None, reasons))].append(shown.number)
+    return [
+        f"{', '.join(numbers[:12])}{' …' if len(numbers) > 12 else ''}: {reason}"
+        for reason, numbers in list(lines.items())[:REASONS]
+        if reason
+    ]
+
+
+def _doubt(shown: Shown) -> tuple[bool, bool, float]:
+    prediction = shown.observation.prediction
+    probability = (
+        1.0 if prediction is None or prediction.probability != prediction.probability else prediction.probability
+    )
+    blast_like = prediction is not None and prediction.blast_like
+    return (not blast_like, shown.observation.called is not None, probability)
+
+
+def _quota(sizes: list[int], most: int) -> int:
+    """The largest number per class with which all classes together stay within ``most``."""
+    left, classes = most, len(sizes)
+    for size in sorted(sizes):
+        if size * classes > left:
+            return left // classes
+        left -= size
+        classes -= 1
+    return max(sizes, default=0)
