@@ -1,0 +1,112 @@
+"""Digital insults: what another camera, stain, magnification, focus or codec would have done to the same picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from cbctool.errors import UsageError
+
+
+class InsultKind(StrEnum):
+    """What is done to a picture."""
+
+    GAINS = "gains"  # a factor per channel R, G, B; what passes full scale is lost, as in a camera
+    GAMMA = "gamma"
+    RESIZE = "resize"
+    BLUR = "blur"  # Gaussian, sigma in pixels of the working scale of segmentation
+    JPEG = "jpeg"  # quality
+
+
+EXTREMES: Mapping[InsultKind, tuple[tuple[float, ...], ...]] = {
+    InsultKind.GAINS: (
+        (1.3, 1, 0.7),
+        (0.7, 1, 1.3),
+        (0.7, 1.3, 0.7),
+        (1.3, 0.7, 1.3),
+        (0.7, 0.7, 0.7),
+        (1.3, 1.3, 1.3),
+    ),
+    InsultKind.GAMMA: ((0.8,), (1.25,)),
+    InsultKind.RESIZE: ((0.5,), (2.0,)),
+    InsultKind.BLUR: ((1.0,),),
+    InsultKind.JPEG: ((50.0,),),
+}
+"""The ends of what the project promises to stand: casts of every hue, dark and bright, half and double size."""
+
+
+@dataclass(frozen=True)
+class Insult:
+    """One kind of insult and the settings that the fields take in turn."""
+
+    kind: InsultKind
+    settings: tuple[tuple[float, ...], ...]
+
+    def setting(self, position: int) -> tuple[float, ...]:
+        """The setting of the field at this position in the list."""
+        return self.settings[position % len(self.settings)]
+
+
+def parse_insult(text: str) -> Insult:
+    """Read ``NAME`` (all of :data:`EXTREMES`, the fields taking them in turn) or ``NAME:VALUE[,VALUE,VALUE]``.
+
+    Raises
+    ------
+    UsageError
+        For a name or value that is none.
+    """
+    name, separator, values = text.partition(":")
+    if name not in {k.value for k in InsultKind}:
+        raise UsageError(f"--insult {text!r} is unknown.", f"Use one of: {', '.join(InsultKind)}.")
+    kind = InsultKind(name)
+    if not separator:
+        return Insult(kind, EXTREMES[kind])
+    try:
+        setting = tuple(float(v) for v in values.split(","))
+    except ValueError:
+        setting = ()
+    if len(setting) != len(EXTREMES[kind][0]) or any(v <= 0 for v in setting):
+        example = ",".join(f"{v:g}" for v in EXTREMES[kind][0])
+        raise UsageError(f"--insult {text!r}: its value cannot be used.", f"Write for example {kind}:{example}.")
+    return Insult(kind, (setting,))
+
+
+def apply_insult(
+    rgb: NDArray[Any], kind: InsultKind, setting: tuple[float, ...], working_px: float = 1.0
+) -> NDArray[Any]:
+    """The picture after the insult.
+
+    Parameters
+    ----------
+    rgb : (H, W, 3) uint8 array
+    kind : InsultKind
+    setting : tuple of float
+        One value, or three gains (R, G, B).
+    working_px : float
+        Pixels of this picture per pixel of the working scale; only a blur asks for it.
+
+    Returns
+    -------
+    (H, W, 3) uint8 array
+        Of another size after ``resize``.
+    """
+    value = setting[0]
+    if kind is InsultKind.GAINS:
+        return np.clip(np.rint(rgb * np.asarray(setting)), 0, 255).astype(np.uint8)
+    if kind is InsultKind.GAMMA:
+        table = np.rint(255 * (np.arange(256) / 255) ** value).astype(np.uint8)
+        return np.asarray(cv2.LUT(rgb, table))
+    if kind is InsultKind.RESIZE:
+        size = (max(1, round(rgb.shape[1] * value)), max(1, round(rgb.shape[0] * value)))
+        return np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA if value < 1 else cv2.INTER_CUBIC))
+    if kind is InsultKind.BLUR:
+        return np.asarray(cv2.GaussianBlur(rgb, (0, 0), value * working_px))
+    code = cv2.imencode(".jpg", np.ascontiguousarray(rgb[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, round(value)])[1]
+    bgr = np.asarray(cv2.imdecode(code, cv2.IMREAD_COLOR))
+    return np.ascontiguousarray(bgr[..., ::-1])
