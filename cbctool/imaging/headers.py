@@ -34,8 +34,8 @@ EXTENSIONS: dict[str, str] = {
 
 CREDIBLE_UM_PER_PX = (0.02, 1.0)
 """Scales that a light microscope and its camera can have, um/px: 2.4 um pixels behind a 100x objective with a 1.2x
-relay give 0.02; a 10x objective with 10 um pixels gives 1.0. A camera's default density (72, 96, 150, 300, 600 dpi) says
-353 to 42 um/px and so falls outside by itself."""
+relay give 0.02; a 10x objective with 10 um pixels gives 1.0. A camera's default density (72, 96, 150, 300, 600 dpi)
+says 353 to 42 um/px and so falls outside by itself."""
 
 _OTHER_FORMATS: tuple[tuple[int, bytes, str], ...] = (
     (0, b"GIF8", "a GIF"),
@@ -75,8 +75,9 @@ _OTHER_FORMATS: tuple[tuple[int, bytes, str], ...] = (
 class Header:
     """A file's own statement.
 
-    ``orientation`` is EXIF's 1-8; ``frames`` counts pictures in an animation; ``icc`` is an embedded colour profile, empty
-    if none; ``um_per_px`` is None where no credible scale is stated; ``components`` are samples per pixel as stored.
+    ``orientation`` is EXIF's 1-8; ``frames`` counts pictures in an animation; ``icc`` is an embedded colour profile,
+    empty if none; ``um_per_px`` is None where no credible scale is stated; ``components`` are samples per
+    pixel as stored.
     """
 
     format: str
@@ -92,7 +93,7 @@ class Header:
 
 
 def sniff(data: bytes) -> str | None:
-    """Name the format that ``data`` begins like: PNG, JPEG, BMP, TIFF, WebP, or None. The name of the file has no say."""
+    """Name the format that ``data`` begins like: PNG, JPEG, BMP, TIFF, WebP, or None."""
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
         return "PNG"
     if data.startswith(b"\xff\xd8\xff"):
@@ -144,7 +145,7 @@ def read_header(data: bytes, path: str) -> Header:
 
 
 def credible_um_per_px(px_per_um_x: float, px_per_um_y: float) -> float | None:
-    """Turn a stated density into um/px, or None where no microscope could have it or pixels are not square (over 1 %)."""
+    """Turn a stated density into um/px, or None where no microscope has it or pixels differ by over 1 %."""
     if not (px_per_um_x > 0 and px_per_um_y > 0) or abs(px_per_um_x / px_per_um_y - 1) > 0.01:
         return None
     um_per_px = 2 / (px_per_um_x + px_per_um_y)
@@ -158,7 +159,7 @@ def exif_orientation(exif: bytes) -> int:
     try:
         tags.load(exif)
         value = tags.get(0x0112, 1)
-    except Exception:  # noqa: BLE001 - a damaged EXIF block must not cost the picture
+    except Exception:  # a damaged EXIF block must not cost the picture
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
@@ -209,8 +210,8 @@ def _jpeg(data: bytes, path: str) -> Header:
             break
     if frame is None:
         _damaged(path, "JPEG", "it has no frame header")
-    # Inside the scans 0xFF is always followed by a stuffing zero or a restart, so this finds the true end; what a camera
-    # appends after it (a second picture, a thumbnail) does not matter.
+    # Inside the scans 0xFF is always followed by a stuffing zero or a restart, so this finds the true end; what a
+    # camera appends after it (a second picture, a thumbnail) does not matter.
     end = data.find(b"\xff\xd9", at)
     if end < 0:
         _truncated(path, "JPEG")

@@ -1,8 +1,8 @@
 """Read one picture as the RGB a person sees, or say in one sentence why it cannot be read.
 
-The content decides, never the name. A plain 8-bit JPEG or PNG, which is what cameras and microscopes write, takes a fast
-path whose cost is that of the decoder alone; everything else goes through Pillow or tifffile and comes out the same:
-(H, W, 3) uint8 sRGB, upright, on white.
+The content decides, never the name. A plain 8-bit JPEG or PNG, which is what cameras and microscopes write, takes a
+fast path whose cost is that of the decoder alone; everything else goes through Pillow or tifffile and comes out the
+same: (H, W, 3) uint8 sRGB, upright, on white.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ class ReadOptions:
     ----------
     max_pixels : int
         Larger ones are refused from their header, before any decoding. 200 million is the largest camera sensor sold
-        (200 MP telephones; microscope cameras end near 65 MP) and 600 MB as RGB. A whole-slide file is read in tiles and
-        knows no such limit.
+        (200 MP telephones; microscope cameras end near 65 MP) and 600 MB as RGB. A whole-slide file is read in
+        tiles and knows no such limit.
     max_bytes : int
-        Limit of the file itself, read into memory whole: 200 million pixels of 16-bit RGB, uncompressed, and its header.
+        Limit of the file itself, read into memory whole: 200 million pixels of 16-bit RGB, uncompressed.
     """
 
     max_pixels: int = 200_000_000
@@ -114,8 +114,8 @@ def printable(text: object) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in str(text))
 
 
-def read_bytes(path: Path, max_bytes: int) -> bytes:
-    """Read a regular file whole; a FIFO, device, folder, link without end or too large a file is refused unopened.
+def open_regular(path: Path) -> io.FileIO:
+    """Open a regular file for reading; a FIFO, device, folder or link without end is refused and never waited for.
 
     Raises
     ------
@@ -123,25 +123,40 @@ def read_bytes(path: Path, max_bytes: int) -> bytes:
     """
     shown = printable(path)
     try:
-        # O_NONBLOCK: opening a FIFO that nobody writes to would wait for ever, also if it took the file's place just now.
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        file = open(path, "rb", buffering=0, opener=_open_without_waiting)
+        mode = os.fstat(file.fileno()).st_mode
     except (OSError, ValueError) as error:
         raise UnreadableImageError(f"{shown} cannot be opened: {_reason(error)}.", _advice(error)) from None
-    try:
-        with open(descriptor, "rb", buffering=0) as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise UnreadableImageError(
-                    f"{shown} is {_kind(status.st_mode)}, not a file.", "Remove it from the input."
-                )
-            if status.st_size > max_bytes:
-                raise UnreadableImageError(
-                    f"{shown} is {status.st_size / 1e6:.0f} MB, more than the {max_bytes / 1e6:.0f} MB that one picture may have.",
-                    "Export it smaller, or as a tiled pyramidal TIFF, which is read tile by tile.",
-                )
-            return file.read(status.st_size)  # and no more, should it still grow
-    except OSError as error:
-        raise UnreadableImageError(f"{shown} cannot be read: {_reason(error)}.", _advice(error)) from None
+    if not stat.S_ISREG(mode):
+        file.close()
+        raise UnreadableImageError(f"{shown} is {_kind(mode)}, not a file.", "Remove it from the input.")
+    return file
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    # Opening a FIFO that nobody writes to would wait for ever, whatever was there a moment ago.
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def read_bytes(path: Path, max_bytes: int) -> bytes:
+    """Read a regular file whole, if it is not larger than ``max_bytes``.
+
+    Raises
+    ------
+    UnreadableImageError
+    """
+    shown = printable(path)
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > max_bytes:
+            raise UnreadableImageError(
+                f"{shown} is {size / 1e6:.0f} MB, more than the {max_bytes / 1e6:.0f} MB that one picture may have.",
+                "Export it smaller, or as a tiled pyramidal TIFF, which is read tile by tile.",
+            )
+        try:
+            return file.read(size)  # and no more, should it still grow
+        except OSError as error:
+            raise UnreadableImageError(f"{shown} cannot be read: {_reason(error)}.", _advice(error)) from None
 
 
 def _reason(error: OSError | ValueError) -> str:
@@ -157,8 +172,6 @@ def _advice(error: OSError | ValueError) -> str:
 
 
 def _kind(mode: int) -> str:
-    if stat.S_ISDIR(mode):
-        return "a folder"
     if stat.S_ISFIFO(mode):
         return "a FIFO"
     if stat.S_ISSOCK(mode):
@@ -186,7 +199,7 @@ def _decode(data: bytes, header: Header, shown: str, warnings: list[str]) -> NDA
         warnings.append(f"an animation of {header.frames} frames; the first was read")
     icc = header.icc
     if header.plain:
-        # libjpeg-turbo and libpng without a detour over BGR: measured 0.75x (JPEG) and 0.73x (PNG) of cv2.imread's time.
+        # libjpeg-turbo and libpng without a detour over BGR: 0.75x (JPEG) and 0.73x (PNG) of cv2.imread's time.
         pixels = imagecodecs.jpeg8_decode(data) if header.format == "JPEG" else imagecodecs.png_decode(data)
         if pixels.ndim == 3 and pixels.shape[2] == 1:
             pixels = pixels[..., 0]
@@ -258,7 +271,7 @@ def _read_tiff(data: bytes, shown: str, options: ReadOptions, warnings: list[str
         if pages > pages_read:
             which = "page 1" if pages_read == 1 else "pages 1 to 3 (red, green, blue)"
             warnings.append(f"{which} of {pages} was read; the others were not")
-        um_per_px = _tiff_um_per_px(tif, page)
+        um_per_px = tiff_um_per_px(tif, page)
         return _tiff_rgb(page, pixels, planes, shown, warnings), um_per_px
 
 
@@ -332,7 +345,7 @@ def _tiff_rgb(page: Any, pixels: NDArray[Any], planes: bool, shown: str, warning
         )
     else:
         raise UnreadableImageError(
-            f"{shown} has {samples} channels ({getattr(photometric, 'name', photometric)}), which is no colour photograph.",
+            f"{shown} has {samples} channels ({getattr(photometric, 'name', photometric)}) and is no colour photo.",
             "Export one field as 8-bit RGB TIFF or PNG.",
         )
     if icc:
@@ -344,17 +357,14 @@ def _tiff_rgb(page: Any, pixels: NDArray[Any], planes: bool, shown: str, warning
 _UM_PER = {"": 1.0, "µm": 1.0, "μm": 1.0, "um": 1.0, "micron": 1.0, "microns": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4}
 
 
-def _tiff_um_per_px(tif: Any, page: Any) -> float | None:
+def tiff_um_per_px(tif: Any, page: Any) -> float | None:
     """Read the scale from OME-XML, ImageJ's unit or the resolution tags, in that order; None unless credible."""
     text = str(page.description or "").replace("\\u00B5", "µ")
     if "PhysicalSizeX" in text:  # OME-XML, by pattern: no XML parser sees what a stranger wrote
-        stated = {
-            key: value
-            for key, value in re.findall(r'\bPhysicalSize([XY](?:Unit)?)\s*=\s*["\']([^"\']{1,40})["\']', text)
-        }
+        stated: dict[str, str] = dict(re.findall(r'\bPhysicalSize([XY](?:Unit)?)\s*=\s*["\']([^"\']{1,40})["\']', text))
         try:
-            x = float(stated["X"]) * _UM_PER[stated.get("XUnit", "").strip()]
-            y = float(stated.get("Y", stated["X"])) * _UM_PER[stated.get("YUnit", stated.get("XUnit", "")).strip()]
+            x = float(stated["X"]) * _UM_PER[stated.get("XUnit") or ""]
+            y = float(stated.get("Y") or stated["X"]) * _UM_PER[stated.get("YUnit") or stated.get("XUnit") or ""]
             return credible_um_per_px(1 / x, 1 / y)
         except (KeyError, ValueError, ZeroDivisionError):
             return None
@@ -363,10 +373,7 @@ def _tiff_um_per_px(tif: Any, page: Any) -> float | None:
         return None
     x, y = (one[0] / one[1] for one in density)
     unit = re.search(r"^unit=(\S+)", text, re.MULTILINE) if text.startswith("ImageJ=") else None
-    if unit:
-        um = _UM_PER.get(unit.group(1))
-    else:
-        um = {2: 25400.0, 3: 10000.0}.get(int(page.tags.valueof(296, 2)))
+    um = _UM_PER.get(unit.group(1)) if unit else {2: 25400.0, 3: 10000.0}.get(int(page.tags.valueof(296, 2)))
     return credible_um_per_px(x / um, y / um) if um else None
 
 

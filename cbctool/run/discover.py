@@ -16,34 +16,33 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cbctool.errors import CbctoolError, InputError, UsageError
+from cbctool.errors import InputError, UsageError
 from cbctool.imaging.headers import EXTENSIONS, looks_like, sniff
-from cbctool.imaging.read import printable
+from cbctool.imaging.read import open_regular, printable
 from cbctool.imaging.whole_slide import WHOLE_SLIDE_EXTENSIONS, companions, is_whole_slide
 from cbctool.records import Failure, Slide
 from cbctool.run.sheet import SHEET_NAME, SheetRow, read_sheet
 
-SIDECARS = frozenset(
-    ".csv .tsv .txt .md .rst .xml .json .jsonl .toml .yaml .yml .ini .cfg .log .pdf .doc .docx .odt .rtf .xls .xlsx .ods .html "
-    ".htm .css .js .py .ipynb .sha256 .md5 .npy .npz .zip .gz .tar .7z .rar .xmp .aae .db .sqlite .lnk .url .dat .idx .xmd "
-    ".roi .hl7 .done".split()
-)
+# fmt: off
+SIDECARS = frozenset({
+    ".csv", ".tsv", ".txt", ".md", ".rst", ".xml", ".json", ".jsonl", ".toml", ".yaml", ".yml", ".ini", ".cfg",
+    ".log", ".pdf", ".doc", ".docx", ".odt", ".rtf", ".xls", ".xlsx", ".ods", ".html", ".htm", ".css", ".js",
+    ".py", ".ipynb", ".sha256", ".md5", ".npy", ".npz", ".zip", ".gz", ".tar", ".7z", ".rar", ".xmp", ".aae",
+    ".db", ".sqlite", ".lnk", ".url", ".dat", ".idx", ".xmd", ".roi", ".hl7", ".done",
+})
 """Endings of files that lie beside pictures and are none: ignored with a note."""
 
 _TEMPORARY_ENDINGS = (
-    ".part",
-    ".partial",
-    ".tmp",
-    ".temp",
-    ".crdownload",
-    ".download",
-    ".filepart",
-    ".swp",
-    ".lock",
-    "~",
+    ".part", ".partial", ".tmp", ".temp", ".crdownload", ".download", ".filepart", ".swp", ".lock", "~",
 )
-_SYSTEM_NAMES = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "done", "__macosx", "$recycle.bin", "system volume information", "@eadir", "lost+found"})  # fmt: skip
-_RUN_FILES = frozenset({"summary.csv", "failures.csv", "index.html", "run.json", "journal.sqlite", "heartbeat.json", "failed"})  # fmt: skip
+_SYSTEM_NAMES = frozenset({
+    "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "done", "__macosx", "$recycle.bin",
+    "system volume information", "@eadir", "lost+found",
+})
+_RUN_FILES = frozenset({
+    "summary.csv", "failures.csv", "index.html", "run.json", "journal.sqlite", "heartbeat.json", "failed",
+})
+# fmt: on
 _WINDOWS_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 _MAX_NAME_BYTES = 180  # of the 255 that file systems allow; the rest is room for suffixes of temporary names
 
@@ -118,8 +117,8 @@ def field_name(slide: Slide, path: Path) -> str:
 def folder_name(name: str) -> str:
     """Turn a slide's name into one that every file system takes as a folder and that is no file of the run's own.
 
-    Characters that Windows refuses become ``_``, and a name of more than 180 bytes is cut and marked with its own hash, so
-    that different names stay different.
+    Characters that Windows refuses become ``_``, and a name of more than 180 bytes is cut and marked with its own hash,
+    so that different names stay different.
     """
     safe = re.sub(r'[<>:"/\\|?*\x00-\x1f]', "_", name).rstrip(". ") or "_"
     if safe.startswith("."):
@@ -364,10 +363,9 @@ def _said(error: OSError | RuntimeError) -> str:
 def _head(path: Path) -> bytes:
     """The first bytes of a regular file, empty where it is none or cannot be read."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-        with open(descriptor, "rb", buffering=0) as file:
-            return file.read(4096) if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else b""
-    except (OSError, CbctoolError):
+        with open_regular(path) as file:
+            return file.read(4096)
+    except (OSError, InputError):
         return b""
 
 
@@ -377,10 +375,7 @@ def _files_below(path: Path) -> list[Path]:
 
 def _file_sha256(path: Path) -> str:
     try:
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-        with open(descriptor, "rb", buffering=0) as file:
-            if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
-        pass
-    return hashlib.sha256(b"unreadable\0" + os.fsencode(path.name)).hexdigest()
+        with open_regular(path) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except (OSError, InputError):
+        return hashlib.sha256(b"unreadable\0" + os.fsencode(path.name)).hexdigest()

@@ -1,7 +1,7 @@
 """The slide sheet: what a laboratory knows about its slides and a picture cannot say.
 
-A CSV file ``slides.csv`` in the input folder (or ``--sheet``), one row per slide. Only ``slide`` must be there; an empty
-entry says nothing. Text is data and nothing else: ``=1+1`` stays those four characters.
+A CSV file ``slides.csv`` in the input folder (or ``--sheet``), one row per slide. Only ``slide`` must be there; an
+empty entry says nothing. Text is data and nothing else: ``=1+1`` stays those four characters.
 
 ============== ==========================================================================================
 slide          name of the slide: the file's stem or the folder's name
