@@ -332,6 +332,9 @@ class WeightsInfo:
     stain_od : tuple of tuples of float
         Percentiles 1, 50, 99 of the mean nuclear optical density (R, G, B) of the training cells, row = percentile.
     metrics : mapping of str to float
+    unknown_percentiles : tuple of float
+        Percentiles 1, 50, 99 of the unknown-score of held-out cells of all classes alike; empty if not measured. They
+        give the score a scale, so that "far above" means something.
     """
 
     name: str
@@ -347,6 +350,7 @@ class WeightsInfo:
     unknown_rate: tuple[float, ...] = ()
     stain_od: tuple[tuple[float, ...], ...] = ()
     metrics: Mapping[str, float] = field(default_factory=dict)
+    unknown_percentiles: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
