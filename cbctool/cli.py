@@ -255,3 +255,79 @@ def info(
     from cbctool.run.words import describe_installation, describe_profile_file
 
     print(describe_profile_file(profile_file) if profile else describe_installation(weights, as_json=json))
+
+
+@app.command()
+def validate(
+    fields: Annotated[
+        Path | None, typer.Argument(help="Annotated fields; or reports or slides, for manual differentials.")
+    ] = None,
+    truth: Annotated[
+        Path | None,
+        typer.Option(
+            help="Annotation: VOC, YOLO or COCO; CSV of boxes, points or classes; masks; manual differentials."
+        ),
+    ] = None,
+    truth_format: Annotated[
+        str | None,
+        typer.Option(
+            help="voc, yolo, coco, boxes, points, masks, field-classes, differentials. [default: told by content]"
+        ),
+    ] = None,
+    name_map: Annotated[
+        list[str] | None,
+        typer.Option("--map", help="NAME=KIND: what a name in the annotation means (a kind, a class, or ignore)."),
+    ] = None,
+    bloodmnist: Annotated[
+        Path | None, typer.Option(help="Score the classifier on this .npz of MedMNIST's layout.")
+    ] = None,
+    crops: Annotated[
+        Path | None, typer.Option(help="Score the classifier on single-cell pictures, one sub-folder per class.")
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Split of the .npz [default: test], or of --fields-list (train,val).")
+    ] = None,
+    fields_list: Annotated[
+        Path | None, typer.Option(help="Judge only these fields: a name per line, or a CSV with an id or path column.")
+    ] = None,
+    insult: Annotated[
+        str | None,
+        typer.Option(help="Judge again after gains, gamma, resize, blur or jpeg (or one setting: gamma:0.8)."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder for JSON, CSV and a PDF with pictures of the mistakes.")
+    ] = None,
+    um_per_px: UmPerPx = None,
+    weights: Weights = None,
+    device: Device = "auto",
+    jobs: Jobs = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    json: Json = False,
+    log_file: LogFile = None,
+    debug: Debug = False,
+) -> None:
+    """Compare with what people say: cells in fields, differentials of slides, classes of single cells."""
+    _configure_logging(quiet, verbose, log_file)
+    from cbctool.run import validate as room
+    from cbctool.run.insult import parse_insult
+    from cbctool.run.truth import parse_format, parse_name_map
+
+    options = room.ValidateOptions(
+        truth_format=parse_format(truth_format) if truth_format else None,
+        name_map=parse_name_map(name_map or ()),
+        um_per_px=um_per_px,
+        fields_list=fields_list,
+        splits=tuple(split.split(",")) if split else (),
+        insult=parse_insult(insult) if insult else None,
+        weights=weights,
+        device=device,
+        jobs=jobs,
+    )
+    with room.ProgressBar(hidden=quiet) as progress:
+        result = room.validate(
+            fields, truth, bloodmnist=bloodmnist, crops=crops, options=options, progress=progress.tell
+        )
+    if out is not None:
+        room.write_validation(result, out)
+    print(room.to_json(result.figures) if json else room.summary(result.figures))

@@ -179,6 +179,19 @@ def parse_name_map(pairs: Sequence[str]) -> dict[str, Meaning]:
     return names
 
 
+def parse_format(text: str) -> TruthFormat:
+    """Read a ``--truth-format``.
+
+    Raises
+    ------
+    UsageError
+        For a format that does not exist.
+    """
+    if text not in {f.value for f in TruthFormat}:
+        raise UsageError(f"--truth-format {text!r} is unknown.", f"Use one of: {', '.join(TruthFormat)}.")
+    return TruthFormat(text)
+
+
 def detect_format(path: Path) -> TruthFormat:
     """Tell the format of an annotation by its file endings and column names.
 
