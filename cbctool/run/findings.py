@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-import multiprocessing
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import TimeoutError as FieldTimeout
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,6 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from pebble import ProcessExpired, ProcessPool
 
 from cbctool.errors import CalibrationError, CbctoolError, InputError
 from cbctool.hematology.calls import call_cells
@@ -27,6 +24,7 @@ from cbctool.imaging.read import read_field
 from cbctool.imaging.segment import Segmentation, segment
 from cbctool.records import CROP_PX, Cell, CellKind, Field, Prediction, Scale, ScaleSource, Scores
 from cbctool.run.insult import Insult, InsultKind, apply_insult
+from cbctool.run.pool import LocalPool, WorkerLostError
 
 logger = logging.getLogger(__name__)
 
@@ -230,24 +228,20 @@ def _each(tasks: Sequence[_Task], jobs: int) -> Iterator[Findings]:
     if jobs == 1 or len(tasks) < 2:
         yield from map(_look, tasks)
         return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPool(
-        max_workers=min(jobs, len(tasks)), context=context, initializer=cv2.setNumThreads, initargs=(1,)
-    ) as pool:
-        try:
-            futures = [pool.schedule(_look, args=(task,), timeout=FIELD_SECONDS) for task in tasks]
-            for task, future in zip(tasks, futures, strict=True):
-                try:
-                    yield future.result()
-                except FieldTimeout:
-                    error = f"{task.name}: took longer than {FIELD_SECONDS:.0f} s."
-                    yield Findings(task.path, task.name, error=error, advice="Report the picture.")
-                except ProcessExpired as died:
-                    error = f"{task.name}: the process that read it died (exit code {died.exitcode})."
-                    yield Findings(task.path, task.name, error=error, advice="Report the picture.")
-        except BaseException:
-            pool.stop()
-            raise
+    pool = LocalPool(min(jobs, len(tasks)))
+    try:
+        futures = [pool.submit(_look, task, timeout_s=FIELD_SECONDS) for task in tasks]
+        for task, future in zip(tasks, futures, strict=True):
+            try:
+                yield future.result()
+            except TimeoutError:
+                error = f"{task.name}: took longer than {FIELD_SECONDS:.0f} s."
+                yield Findings(task.path, task.name, error=error, advice="Report the picture.")
+            except WorkerLostError as lost:
+                error = f"{task.name}: the process that read it died ({lost})."
+                yield Findings(task.path, task.name, error=error, advice="Report the picture.")
+    finally:
+        pool.close()
 
 
 def _look(task: _Task) -> Findings:

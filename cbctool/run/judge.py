@@ -27,22 +27,24 @@ UNCLASSIFIED = "unclassified"
 
 @dataclass(frozen=True)
 class Mistake:
-    """A missed cell or a false detection, in pixels of the file.
+    """A missed cell, a false detection, or a detection whose box is off ("loose"), in pixels of the file.
 
-    ``found_as`` says what lies at a missed cell's place ("artefact (smudge cell)", "nothing"); for a false detection,
-    what the annotation has there.
+    ``found_as`` says what lies at a missed cell's place ("artefact (smudge cell)", "nothing"), for a false detection
+    what the annotation has there, for a loose one the overlap. ``detection`` is the box of what was found at a missed
+    or loosely fitting cell's place (ymin, xmin, ymax, xmax), None if nothing was.
     """
 
     path: Path
     field: str
     kind: CellKind
-    what: str  # "missed" or "false"
+    what: str  # "missed", "false" or "loose"
     ymin_px: float
     xmin_px: float
     ymax_px: float
     xmax_px: float
     um_per_px: float
     found_as: str = ""
+    detection: tuple[float, float, float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -229,12 +231,19 @@ def _judge_kind(found: Findings, annotated: FieldTruth, kind: CellKind, truth_sc
         there = next((c for c in found.cells if _is_at(o, c, radius)), None)
         half = radius if o.is_point and math.isfinite(radius) else 0.0
         box = (o.ymin_px - half, o.xmin_px - half, o.ymax_px + half, o.xmax_px + half)
-        tally.mistakes.append(_mistake(found, kind, "missed", box, found.error or _describe(there)))
+        tally.mistakes.append(_mistake(found, kind, "missed", box, found.error or _describe(there), there))
     for j in false:
         c = cells[j]
         there_is = next((o for o in annotated.objects if _is_at(o, c, radius)), None)
         box = (c.ymin_px, c.xmin_px, c.ymax_px, c.xmax_px)
         tally.mistakes.append(_mistake(found, kind, "false", box, there_is.name if there_is else "nothing"))
+    if by_iou is not None:
+        overlap = agreement.iou_matrix(_boxes(wanted), _cell_boxes(cells))
+        for i, j in hits:
+            if overlap[i, j] < agreement.IOU_THRESHOLD:
+                o = wanted[i]
+                box = (o.ymin_px, o.xmin_px, o.ymax_px, o.xmax_px)
+                tally.mistakes.append(_mistake(found, kind, "loose", box, f"IoU {overlap[i, j]:.2f}", cells[j]))
 
 
 def _match(wanted: Sequence[TruthObject], cells: Sequence[Cell], radius: float) -> list[tuple[int, int]]:
@@ -259,13 +268,31 @@ def _describe(cell: Cell | None) -> str:
 
 
 def _mistake(
-    found: Findings, kind: CellKind, what: str, box: tuple[float, float, float, float], found_as: str
+    found: Findings,
+    kind: CellKind,
+    what: str,
+    box: tuple[float, float, float, float],
+    found_as: str,
+    detection: Cell | None = None,
 ) -> Mistake:
     row, col = found.factor_row, found.factor_col
-    um_per_px = found.um_per_px * col
     ymin, xmin, ymax, xmax = box
+    there = None
+    if detection is not None:
+        d = detection
+        there = (d.ymin_px / row, d.xmin_px / col, d.ymax_px / row, d.xmax_px / col)
     return Mistake(
-        found.path, found.name, kind, what, ymin / row, xmin / col, ymax / row, xmax / col, um_per_px, found_as
+        found.path,
+        found.name,
+        kind,
+        what,
+        ymin / row,
+        xmin / col,
+        ymax / row,
+        xmax / col,
+        found.um_per_px * col,
+        found_as,
+        there,
     )
 
 

@@ -23,7 +23,8 @@ PICTURES_PER_KIND = 48
 
 _ROWS, _COLUMNS = 6, 4
 _A4 = (8.27, 11.69)
-_MISSED, _FALSE = "#0072B2", "#D55E00"  # told apart by every kind of colour vision (Okabe & Ito 2008)
+_TITLES = {"missed": "missed", "false": "false detections", "loose": "found, but box off (IoU below 0.5)"}
+_ANNOTATED, _FOUND = "#0072B2", "#D55E00"  # told apart by every kind of colour vision (Okabe & Ito 2008)
 _WINDOW_UM = 24.0
 """Side of a picture: a leukocyte of 15 um with its neighbours."""
 
@@ -91,7 +92,7 @@ def _front(figure: Any, result: Validation) -> Any:
 def _chapters(mistakes: Sequence[Mistake]) -> list[tuple[str, list[Mistake]]]:
     by_chapter: dict[str, list[Mistake]] = defaultdict(list)
     for m in mistakes:
-        by_chapter[f"{m.kind.value}: {'missed' if m.what == 'missed' else 'false detections'}"].append(m)
+        by_chapter[f"{m.kind.value}: {_TITLES[m.what]}"].append(m)
     chapters = []
     for title, found in by_chapter.items():
         # Evenly over the fields rather than the first few, which come from one patient.
@@ -104,7 +105,7 @@ def _chapters(mistakes: Sequence[Mistake]) -> list[tuple[str, list[Mistake]]]:
 
 def _gallery(figure: Any, title: str, mistakes: Sequence[Mistake], result: Validation) -> Any:
     figure.text(0.06, 0.965, title, fontsize=12, weight="bold")
-    legend = "blue: annotated and missed; orange: detected, not annotated; thin: the field's other annotations"
+    legend = "blue: annotated, not found or not at IoU 0.5; orange: detected; thin black: the field's other annotations"
     figure.text(0.06, 0.95, legend, fontsize=7.5, color="#444444")
     objects = {t.path: t.objects for t in result.truth.fields} if result.truth else {}
     cache: dict[Path, NDArray[Any]] = {}
@@ -121,10 +122,13 @@ def _gallery(figure: Any, title: str, mistakes: Sequence[Mistake], result: Valid
                 axes.plot(o.xmin_px - left, o.ymin_px - top, "+", color="#333333", markersize=6, markeredgewidth=0.8)
             else:
                 _rectangle(axes, o.ymin_px - top, o.xmin_px - left, o.ymax_px - top, o.xmax_px - left, "#333333", 0.5)
-        colour = _MISSED if m.what == "missed" else _FALSE
+        if m.detection is not None:
+            ymin, xmin, ymax, xmax = m.detection
+            _rectangle(axes, ymin - top, xmin - left, ymax - top, xmax - left, _FOUND, 1.2)
+        colour = _FOUND if m.what == "false" else _ANNOTATED
         _rectangle(axes, m.ymin_px - top, m.xmin_px - left, m.ymax_px - top, m.xmax_px - left, colour, 1.6)
         axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5), xticks=[], yticks=[])
-        there = f"found as {m.found_as}" if m.what == "missed" else f"annotated: {m.found_as}"
+        there = {"missed": "found as ", "false": "annotated: ", "loose": ""}[m.what] + m.found_as
         axes.set_title(f"{Path(m.field).name}\n{there}"[:90], fontsize=5.5, pad=2)
     figure.subplots_adjust(left=0.05, right=0.95, bottom=0.03, top=0.92, hspace=0.22, wspace=0.08)
     return figure
