@@ -2,7 +2,7 @@
 
     result = slide_result({"neutrophil": 120, "lymphocyte": 60}, flags=[...], red_cells=500)
 
-Cells stand on a grid over the fields, so that each has a place; pictures are small drawings. Everything is deterministic.
+Cells stand on a grid over the fields, so that each has a place; pictures are small drawings; nothing is random.
 """
 
 from __future__ import annotations
@@ -231,9 +231,14 @@ def observations(
             elif status == "blast_like":
                 reasons = ("nucleus 1.6 red-cell diameters", "N:C 0.90", "unlike any trained class")
                 call = prediction(
-                    name, 0.5, "unclassified", "unlike any trained class",
-                    unknown_score=9.0, blast_like=True, blast_reasons=reasons,
-                )  # fmt: skip
+                    name,
+                    0.5,
+                    "unclassified",
+                    "unlike any trained class",
+                    unknown_score=9.0,
+                    blast_like=True,
+                    blast_reasons=reasons,
+                )
                 big = cell(n, kind, place, nc_ratio=0.9, nucleus_area_um2=113.0)
                 made.append(Observation(field, big, call, thumbnail(name)))
             elif status == "edge":
@@ -276,7 +281,7 @@ def differential(counts: Mapping[str, int], *, area_mm2: float, wbc: float = mat
                 outside,
                 wbc * percent / 100,
                 *((0.0, 7.5) if wbc == wbc else (math.nan, math.nan)),
-            )  # fmt: skip
+            )
         )
     tiers = ((200, Adequacy.PREFERRED), (100, Adequacy.REPORTABLE), (50, Adequacy.LIMITED), (0, Adequacy.NONE))
     red_cells, platelets = more.get("red_cells", 0), counts.get("platelet", 0)
@@ -327,7 +332,7 @@ def slide_result(
             wbc_10e9_per_l=None if math.isnan(wbc) else wbc,
             comment=comment,
             sample_id="S-001",
-        ),  # fmt: skip
+        ),
         status="done",
         fields=summaries,
         observations=observations(counts, names, **more),

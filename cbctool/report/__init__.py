@@ -1,4 +1,4 @@
-"""Everything that leaves the program: CSV, PDF, JSON, HTML, HL7, FHIR, pictures. Each is written from a SlideResult alone."""
+"""What leaves the program: CSV, PDF, JSON, HTML, HL7, FHIR, pictures, each from a SlideResult alone."""
 
 from cbctool.report.style import OUTPUTS, ReportStyle
 from cbctool.report.tables import read_table, summary_row

@@ -14,7 +14,7 @@ GALLERY_ORDER: tuple[str, ...] = ("unclassified", *LEUKOCYTES, CellClass.ERYTHRO
 
 @dataclass(frozen=True)
 class Shown:
-    """One cell of a gallery: ``number`` is field.cell ("3.17"), ``call`` code and probability, ``note`` the second guess."""
+    """One cell of a gallery: ``number`` field.cell ("3.17"), ``call`` code and probability, ``note`` the second guess."""
 
     observation: Observation
     number: str
@@ -120,8 +120,8 @@ def flagged_cells(result: SlideResult) -> list[Shown]:
 def gallery_groups(result: SlideResult, most: int) -> list[Group]:
     """Galleries per class in order of doubt, ``most`` cells in all.
 
-    Blast-like cells come first among the unclassified, then the least probable. Where there are more cells than ``most``,
-    each class gives up its surest ones; small classes stay whole.
+    Blast-like cells come first among the unclassified, then the least probable. Where there are more cells than
+    ``most``, each class gives up its surest ones; small classes stay whole.
     """
     cells: dict[str, list[Shown]] = defaultdict(list)
     for shown in shown_cells(result):
@@ -143,7 +143,7 @@ REASONS = 24
 
 
 def doubts(group: Group) -> list[str]:
-    """Why the cells of a group are not counted, one line per cell, those alike together; blast-like cells with all reasons."""
+    """Why the cells of a group are not counted, those alike together; blast-like cells with all their reasons."""
     if group.key not in ("unclassified", "excluded"):
         return []
     lines: dict[str, list[str]] = defaultdict(list)

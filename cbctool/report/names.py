@@ -30,8 +30,8 @@ def plain_text(text: str) -> str:
 def overlay_names(fields: Iterable[str]) -> dict[str, str]:
     """File name ``overlay_<field>.jpg`` for each field: safe on every file system, unique, at most 255 bytes.
 
-    The field's extension is dropped. What is not an ASCII letter, digit, dot, dash or underscore becomes ``_``; a name that had to be changed,
-    or that would clash (also on a file system that ignores case), ends in eight digits of its own hash.
+    The field's extension is dropped. What is not an ASCII letter, digit, dot, dash or underscore becomes ``_``; a name
+    that had to be changed, or that would clash (also where case is ignored), ends in eight digits of its own hash.
     """
     names: dict[str, str] = {}
     taken: set[str] = set()

@@ -1,7 +1,7 @@
 """``report.pdf``: page 1 for the decision, the pages after it for the evidence.
 
-Pages: decision; gallery per class, most doubtful first; annotated fields; quality, scale and stain; method, limits, legend.
-Everything that is meant is also readable in grey: shapes, codes, words; colour only helps.
+Pages: decision; gallery per class, most doubtful first; annotated fields; quality, scale and stain; method, limits,
+legend. Everything that is meant is also readable in grey: shapes, codes, words; colour only helps.
 """
 
 from __future__ import annotations
@@ -9,21 +9,32 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable, Sequence
-from statistics import median
 
 from reportlab.pdfgen.canvas import Canvas
 
 from cbctool.records import (
-    CLASSES,
-    LEUKOCYTES,
     Adequacy,
     CellKind,
-    CellStatus,
     DifferentialRow,
     FieldSummary,
     Flag,
     FlagRule,
     SlideResult,
+)
+from cbctool.report.content import (
+    ADEQUACY_WORDS,
+    CHART_KEY,
+    ERROR_HEADINGS,
+    FIELD_HEADINGS,
+    METHOD,
+    TOO_FEW,
+    error_rows,
+    field_rows,
+    head_facts,
+    method_facts,
+    panels,
+    stain_rows,
+    unclassified_text,
 )
 from cbctool.report.evidence import Shown, doubts, flagged_cells, gallery_groups, numbered_fields
 from cbctool.report.pictures import Box, boxes_of, by_field, fields_to_show
@@ -51,7 +62,6 @@ from cbctool.report.style import (
     confirmation,
     number,
     report_status,
-    scale_text,
 )
 
 THUMB = 47.0
@@ -60,7 +70,7 @@ THUMB = 47.0
 GALLERY_STEP = (52.3, 66.0)
 """Column and row pitch of the gallery, points: ten to a row on A4."""
 
-AXIS_TICKS = (0, 1, 5, 10, 20, 40, 60, 80, 100)
+AXIS_TICKS = (0, 1, 5, 10, 25, 50, 75, 100)
 
 FIELD_COLUMNS = 2
 
@@ -183,18 +193,7 @@ def _head(sheet: Sheet, result: SlideResult, style: ReportStyle) -> float:
     sheet.text(right, y + 22, confirmation(result), 7, colour=GREY, align="right", width=sheet.inner * 0.6)
     y += 46
     sheet.text(MARGIN, y, result.slide.name, 18, bold=True, width=sheet.inner)
-    facts = [
-        ("Analysed", result.analysed_at.replace("T", " ")[:16] + " UTC"),
-        ("Sample", result.slide.sample_id or "–"),
-        ("Fields", _fields_text(result)),
-        ("Scale", scale_text(result)),
-    ]
-    if result.slide.wbc_10e9_per_l is not None:
-        corrected = result.differential.wbc_corrected_10e9_per_l
-        wbc = f"{result.slide.wbc_10e9_per_l:g} ×10⁹/L from the analyser"
-        facts.append(("WBC", wbc + (f", corrected {corrected:.2f}" if corrected == corrected else "")))
-    if result.slide.comment:
-        facts.append(("Comment", result.slide.comment))
+    facts = head_facts(result, style)
     y += 15
     column = sheet.inner / 2
     for i, (name, value) in enumerate(facts):
@@ -204,33 +203,14 @@ def _head(sheet: Sheet, result: SlideResult, style: ReportStyle) -> float:
     return y + ((len(facts) + 1) // 2) * 11 + 4
 
 
-def _fields_text(result: SlideResult) -> str:
-    unfit = sum(not summary.quality.fit for summary in result.fields)
-    text = f"{len(result.fields)}, {number(result.differential.area_mm2, 3)} mm²"
-    if unfit:
-        text += f"; {unfit} not fit to count"
-    if result.failures:
-        text += f"; {len(result.failures)} failed"
-    return text
-
-
 def _counted(sheet: Sheet, result: SlideResult, y: float) -> float:
     differential = result.differential
     sheet.box(MARGIN, y, sheet.inner, 24, fill="#F2F2F2")
     text = f"{differential.leukocytes:,} leukocytes classified"
     sheet.text(MARGIN + 8, y + 16, text, 12, bold=True)
     x = MARGIN + 8 + text_width(text, BOLD, 12) + 10
-    words = {
-        Adequacy.NONE: "too few: no differential",
-        Adequacy.LIMITED: "limited: intervals are wide",
-        Adequacy.REPORTABLE: "reportable",
-        Adequacy.PREFERRED: "reportable, preferred size",
-    }[differential.adequacy]
-    sheet.text(x, y + 16, words, 9.5)
-    nucleated = differential.leukocytes + differential.erythroblasts + differential.unclassified
-    if differential.unclassified:
-        share = f"{differential.unclassified} of {nucleated} nucleated cells unclassified"
-        sheet.text(sheet.width - MARGIN - 8, y + 16, share, 8, colour=INK, align="right")
+    sheet.text(x, y + 16, ADEQUACY_WORDS[differential.adequacy], 9.5)
+    sheet.text(sheet.width - MARGIN - 8, y + 16, unclassified_text(result), 8, align="right")
     return y + 38
 
 
@@ -275,7 +255,7 @@ def _differential(sheet: Sheet, result: SlideResult, y: float) -> float:
     left, right = MARGIN, sheet.width - MARGIN
     end_name, end_count, end_percent, end_ci = left + 116, left + 146, left + 182, left + 242
     chart = end_ci + 10
-    chart_width = right - chart - (180 if absolute else 128)
+    chart_width = right - chart - (172 if absolute else 128)
     reference, mark = chart + chart_width + 40, chart + chart_width + 48
     sheet.text(left, y, "Differential", 9.5, bold=True)
     for x, label in ((end_count, "count"), (end_percent, "%"), (end_ci, "95 % interval"), (reference, "reference")):
@@ -317,15 +297,10 @@ def _differential(sheet: Sheet, result: SlideResult, y: float) -> float:
         sheet.line(left, y + row_height, right, y + row_height, 0.25, PALE)
         y += row_height
     if not counted:
-        label = "Too few leukocytes: counts only, no percentages."
-        sheet.text((chart + right) / 2, top + row_height * 3 + 3, label, 9, bold=True, align="centre")
+        sheet.text((chart + right) / 2, top + row_height * 3 + 3, TOO_FEW, 9, bold=True, align="centre")
         return y + 14
     y += 17
-    key = (
-        "Chart: square-root scale, percent. Grey band: reference interval. Thick whisker: 95 % sampling interval "
-        "(printed); thin whisker: with the classifier's own error. ▲▼ interval outside too, △▽ only the value."
-    )
-    return sheet.paragraph(left, y, key, sheet.inner, 6.3, colour=GREY) + 6
+    return sheet.paragraph(left, y, CHART_KEY, sheet.inner, 6.3, colour=GREY) + 6
 
 
 def _chart_row(sheet: Sheet, row: DifferentialRow, place: Callable[[float], float], middle: float, colour: str) -> None:
@@ -352,30 +327,10 @@ def _absolute(sheet: Sheet, row: DifferentialRow, right: float, middle: float) -
 
 
 def _panels(sheet: Sheet, result: SlideResult, y: float) -> float:
-    d = result.differential
-    estimate = d.platelet_estimate_10e9_per_l
-    panels = [
-        (
-            "Nucleated red cells",
-            f"{number(d.nrbc_per_100_wbc)} per 100 WBC" if d.adequacy is not Adequacy.NONE else f"{d.erythroblasts}",
-            f"{d.erythroblasts} counted",
-        ),
-        (
-            "Platelets",
-            f"{number(d.platelets_per_1000_red_cells, 0)} per 1,000 red cells",
-            f"{d.platelets:,} counted, {number(d.platelets_per_mm2, 0)} per mm²"
-            + (f", about {estimate:.0f} ×10⁹/L" if estimate == estimate else ""),
-        ),
-        ("Red cells", f"{d.erythrocytes:,}", "morphology not assessed"),
-        (
-            "Not in the differential",
-            f"{d.unclassified} unclassified",
-            f"{d.cut_by_edge} at the edge, {d.artefacts} artefacts",
-        ),
-    ]
+    boxes = panels(result)
     gap = 6.0
-    width = (sheet.inner - gap * (len(panels) - 1)) / len(panels)
-    for i, (title, value, note) in enumerate(panels):
+    width = (sheet.inner - gap * (len(boxes) - 1)) / len(boxes)
+    for i, (title, value, note) in enumerate(boxes):
         x = MARGIN + i * (width + gap)
         sheet.box(x, y, width, 42, stroke=PALE)
         sheet.text(x + 6, y + 11, title, 7, colour=GREY)
@@ -391,7 +346,7 @@ def _strip(sheet: Sheet, result: SlideResult, y: float, bottom: float) -> None:
     if not shown or room < 1:
         return
     columns = int(sheet.inner // GALLERY_STEP[0])
-    most = columns * min(room, 2)
+    most = columns * min(room, 3)
     more = f"; {most} of {len(shown)}" if len(shown) > most else ""
     sheet.text(MARGIN, y, f"Cells that raised flags{more}", 9.5, bold=True)
     for i, cell in enumerate(shown[:most]):
@@ -430,8 +385,9 @@ def _thumbnail(sheet: Sheet, shown: Shown, x: float, y: float) -> None:
     sheet.jpeg(shown.thumbnail, x, y, THUMB, THUMB)
     sheet.box(x, y, THUMB, THUMB, stroke=INK if shown.flagged else GREY, line=2.0 if shown.flagged else 0.5)
     sheet.text(x, y + THUMB + 7, shown.call, 6, bold=True)
-    sheet.text(x + THUMB, y + THUMB + 7, shown.note, 5, colour=GREY, align="right")
-    sheet.text(x, y + THUMB + 13, shown.number, 5.4, width=THUMB)
+    note_width = text_width(shown.note, FONT, 5) + 2 if shown.note else 0
+    sheet.text(x, y + THUMB + 13, shown.number, 5.4, width=THUMB - note_width)
+    sheet.text(x + THUMB, y + THUMB + 13, shown.note, 5, colour=GREY, align="right")
 
 
 def _galleries(pages: _Pages, style: ReportStyle) -> None:
@@ -443,8 +399,8 @@ def _galleries(pages: _Pages, style: ReportStyle) -> None:
     columns = int(sheet.inner // GALLERY_STEP[0])
     y = pages.turn(title)
     intro = (
-        "Most doubtful first. Below each picture: code and probability of the call, the second guess in grey, and the cell's "
-        "number (field.cell). A heavy frame: the cell raised a flag."
+        "Most doubtful first. Below each picture: code and probability of the call, the cell's number (field.cell), and "
+        "the second guess in grey. A heavy frame: the cell raised a flag."
     )
     y = sheet.paragraph(MARGIN, y, intro, sheet.inner, 6.8, colour=GREY) + 6
     for group in groups:
@@ -472,7 +428,7 @@ def _galleries(pages: _Pages, style: ReportStyle) -> None:
 
 
 def _annotated_fields(pages: _Pages, style: ReportStyle) -> None:
-    """Fields as photographed, boxes and codes drawn over them as lines and text, so that they stay sharp when enlarged."""
+    """Fields as photographed; boxes and codes are lines and text, so that they stay sharp when enlarged."""
     sheet, result, title = pages.sheet, pages.result, "Annotated fields"
     chosen: list[FieldSummary] = []
     weight = 0
@@ -488,8 +444,8 @@ def _annotated_fields(pages: _Pages, style: ReportStyle) -> None:
     y = pages.turn(title)
     intro = (
         f"{len(chosen)} of {len(result.fields)} fields: those with flagged cells first, then those with most nucleated "
-        "cells. Solid box: counted; dashed box: unclassified or not counted; ring: platelet. The number is the cell's in "
-        "its field."
+        "cells. Solid box: counted; dashed box: unclassified or not counted; ring: platelet. The number is the cell's "
+        "in its field."
     )
     y = sheet.paragraph(MARGIN, y, intro, sheet.inner, 6.8, colour=GREY)
     column = (sheet.inner - 10) / FIELD_COLUMNS
@@ -609,134 +565,65 @@ def _quality(pages: _Pages) -> None:
                 flow.write(f"and {len(lines) - FIELD_ROWS} more, in result.json")
     flow.heading("Fields")
     starts = (0.0, 0.05, 0.36, 0.43, 0.50, 0.60, 0.72, 0.79, 0.86, 0.93)
-    names = ("no.", "field", "WBC", "unclass.", "µm/px", "scale", "blur µm", "cover", "overlap", "clipped")
-    flow.row(tuple(zip(starts, names, strict=True)), 6.5, bold=True)
+    flow.row(_at(starts, FIELD_HEADINGS), 6.5, bold=True)
     flow.rule()
-    white, unclear = _nucleated_per_field(result)
-    listed = sorted(enumerate(result.fields, start=1), key=lambda pair: pair[1].quality.fit)[:FIELD_ROWS]
-    for i, summary in sorted(listed):
-        quality, scale = summary.quality, summary.scale
-        values = (
-            *(str(i), summary.name, str(white.get(summary.name, 0)), str(unclear.get(summary.name, 0))),
-            f"{scale.um_per_px:.4f}" + (f" ±{100 * scale.uncertainty:.0f} %" if scale.uncertainty else ""),
-            scale.source.value.replace("_", " ") + (f" ({scale.red_cells})" if scale.red_cells else ""),
-            *(number(quality.blur_um, 2), _share(quality.cell_cover), _share(quality.overlap), _share(quality.clipped)),
-        )
-        flow.row(tuple(zip(starts, values, strict=True)), 6.5)
-        for note in ([] if quality.fit else [f"not counted: {quality.reason}"]) + list(summary.warnings):
+    for values, notes in field_rows(result, FIELD_ROWS):
+        flow.row(_at(starts, values), 6.5)
+        for note in notes:
             flow.row(((0.05, f"↳ {note}"),), 6.5)
     if len(result.fields) > FIELD_ROWS:
         flow.write(f"and {len(result.fields) - FIELD_ROWS} more, all in result.json", size=6.5)
     _stain(flow, result)
 
 
-def _nucleated_per_field(result: SlideResult) -> tuple[dict[str, int], dict[str, int]]:
-    """Classified leukocytes and unclassified nucleated cells of each field."""
-    white: dict[str, int] = {}
-    unclear: dict[str, int] = {}
-    for observation in result.observations:
-        prediction = observation.prediction
-        if observation.cell.kind is not CellKind.NUCLEATED or prediction is None:
-            continue
-        if prediction.status is CellStatus.UNCLASSIFIED:
-            unclear[observation.field] = unclear.get(observation.field, 0) + 1
-        elif prediction.status is CellStatus.CLASSIFIED and prediction.cell_class in LEUKOCYTES:
-            white[observation.field] = white.get(observation.field, 0) + 1
-    return white, unclear
-
-
-def _share(value: float) -> str:
-    return "–" if value != value else f"{100 * value:.0f} %"
+def _at(starts: Sequence[float], values: Sequence[str]) -> list[tuple[float, str]]:
+    return list(zip(starts, values, strict=True))
 
 
 def _stain(flow: _Flow, result: SlideResult) -> None:
     """Nuclear optical density against that of the cells the weights were trained on."""
-    stains = [s.quality.stain_od for s in result.fields if s.quality.stain_od[0] == s.quality.stain_od[0]]
-    if not stains:
+    rows = stain_rows(result)
+    if not rows:
         return
     flow.heading("Stain")
-    flow.write(
-        "Mean optical density of nuclei, this slide (median of fields) against the cells the weights were trained on:"
-    )
+    flow.write("Mean optical density of nuclei (median of the fields) against the cells the weights were trained on.")
     starts = (0.0, 0.15, 0.35, 0.75)
-    flow.row(
-        tuple(zip(starts, ("channel", "this slide", "training, 1st to 99th percentile", ""), strict=True)),
-        6.5,
-        bold=True,
-    )
+    flow.row(_at(starts, ("channel", "this slide", "training, 1st to 99th percentile", "")), 6.5, bold=True)
     flow.rule()
-    for i, channel in enumerate(("red", "green", "blue")):
-        value = median(stain[i] for stain in stains)
-        trained, verdict = "not stated", ""
-        if len(result.weights.stain_od) == 3:
-            low, _, high = (row[i] for row in result.weights.stain_od)
-            trained = f"{low:.2f} – {high:.2f}"
-            verdict = "within" if low <= value <= high else "outside"
-        flow.row(
-            tuple(zip(starts, (channel, f"{value:.2f}", trained, verdict), strict=True)), 6.5, bold=verdict == "outside"
-        )
+    for row in rows:
+        flow.row(_at(starts, row), 6.5, bold=row[-1] == "outside")
 
 
 def _method(pages: _Pages, rules: Sequence[FlagRule]) -> None:
     result = pages.result
-    weights = result.weights
     flow = _Flow(pages, "Method, limits and legend")
     flow.heading("Limits")
     for limit in LIMITS:
         flow.write(f"– {limit}")
     flow.heading("Method")
-    flow.write(
-        "Fields are brought to a common white point and scale (a red cell is 7.5 µm across), nucleated cells, platelets and "
-        "red cells are told apart by stain and size, and a 19 µm window around each nucleated cell and platelet is "
-        "classified by a convolutional network. Cells whose nucleus touches the edge of a field, and artefacts, are left "
-        "out. Percentages are of classified leukocytes; unclassified cells are reported beside them and never spread over "
-        "the classes. Sampling intervals are exact (Clopper-Pearson, 95 %); the outer interval adds the classifier's own "
-        "error, from its confusion matrix on held-out cells."
-    )
-    facts = [
-        ("Software", f"cbctool {result.version}, {result.device}, {number(result.seconds, 2)} s"),
-        ("Weights", f"{weights.name}, {weights.architecture}, {weights.date}"),
-        ("sha256", weights.sha256),
-        ("Trained on", weights.trained_on),
-        ("Validated", "in the project's registry" if weights.validated else "local, not validated by the project"),
-        ("Held-out figures", ", ".join(f"{k} {v:.3g}" for k, v in weights.metrics.items()) or "–"),
-        ("Abstains", f"below probability {weights.abstain_below:g}, or unknown-score above {weights.unknown_above:g}"),
-        ("Result", result.identity + (f", supersedes {result.supersedes}" if result.supersedes else "")),
-        ("Options", ", ".join(f"{k}={v}" for k, v in sorted(result.options.items())) or "defaults"),
-    ]
-    for name, value in facts:
+    flow.write(METHOD)
+    for name, value in method_facts(result):
         flow.row(((0.0, name), (0.16, value)), 7)
     _error_table(flow, result)
     flow.heading("Legend of flags")
     starts = (0.0, 0.03, 0.24, 0.62)
-    flow.row(tuple(zip(starts, ("", "flag", "meaning and rule", "source"), strict=True)), 6.5, bold=True)
+    flow.row(_at(starts, ("", "flag", "meaning and rule", "source")), 6.5, bold=True)
     flow.rule()
     raised = {flag.code for flag in result.flags}
     for rule in rules:
         sign = SEVERITY_SIGN[rule.severity]
         values = (sign, rule.short, f"{rule.long} Rule: {rule.rule}", rule.source)
-        flow.row(tuple(zip(starts, values, strict=True)), 6.5, bold=rule.code in raised, after=2)
+        flow.row(_at(starts, values), 6.5, bold=rule.code in raised, after=2)
     flow.write("Bold: raised on this slide. ▲ critical, ◆ warning, ○ note.", size=6.5)
 
 
 def _error_table(flow: _Flow, result: SlideResult) -> None:
-    """What the classifier gets right on held-out cells, per class: how far a single call carries."""
-    confusion = result.weights.confusion
-    if not confusion:
+    rows = error_rows(result)
+    if not rows:
         return
     flow.heading("The classifier on held-out cells, before abstention")
     starts = (0.0, 0.3, 0.45, 0.62)
-    flow.row(
-        tuple(zip(starts, ("class", "cells", "found (sensitivity)", "calls that are right (precision)"), strict=True)),
-        6.5,
-        bold=True,
-    )
+    flow.row(_at(starts, ERROR_HEADINGS), 6.5, bold=True)
     flow.rule()
-    for i, name in enumerate(CLASSES):
-        right, true, called = confusion[i][i], sum(confusion[i]), sum(row[i] for row in confusion)
-        values = (
-            *(MARKS[name].label, f"{true:,}"),
-            f"{100 * right / true:.1f} %" if true else "–",
-            f"{100 * right / called:.1f} %" if called else "–",
-        )
-        flow.row(tuple(zip(starts, values, strict=True)), 6.5)
+    for row in rows:
+        flow.row(_at(starts, row), 6.5)

@@ -35,7 +35,7 @@ class Box:
 
 
 def boxes_of(summary: FieldSummary, observations: Iterable[Observation]) -> list[Box]:
-    """Annotations of one field in pixels of its preview: nucleated cells and artefacts that were looked at, no red cells.
+    """Annotations of one field in pixels of its preview: nucleated cells and platelets.
 
     Cells are in pixels of the file; a tile's own origin is taken off.
     """
@@ -68,7 +68,7 @@ def by_field(observations: Iterable[Observation]) -> dict[str, list[Observation]
 
 
 def fields_to_show(result: SlideResult) -> list[FieldSummary]:
-    """Fields that have a picture, most telling first: those with flagged cells, then those with most nucleated cells."""
+    """Fields that have a picture: those with flagged cells first, then those with most nucleated cells."""
     flagged = {name for flag in result.flags for name, _ in flag.cells}
     nucleated: dict[str, int] = defaultdict(int)
     for observation in result.observations:
@@ -115,7 +115,7 @@ def overlay_jpeg(preview: bytes, boxes: Sequence[Box]) -> bytes:
 def evidence_zip(result: SlideResult, cells: str) -> bytes:
     """``evidence.zip``: what a later correction needs, so that it needs no picture of the slide again.
 
-    ``cells.csv`` as the software wrote it, ``fields/<n>.jpg`` (previews) and ``cells/<n>.jpg`` (thumbnails), where n is the
+    ``cells.csv`` as it was written, ``fields/<n>.jpg`` (previews) and ``cells/<n>.jpg`` (thumbnails), where n is the
     place in ``result.fields`` and among the rows of ``cells.csv``, from 0. Times are fixed: same input, same bytes.
     """
     out = io.BytesIO()

@@ -62,6 +62,7 @@ def result_json(result: SlideResult) -> str:
             "sample_id": slide.sample_id,
             "comment": slide.comment,
             "consecutive": slide.consecutive,
+            "warnings": list(slide.warnings),
         },
         "status": result.status,
         "report": report_status(result),
@@ -161,6 +162,7 @@ def result_of(
     """
     slide = dict(document["slide"])
     files = slide.pop("files")
+    slide["warnings"] = tuple(slide["warnings"])
     differential = dict(document["differential"])
     rows = tuple(
         DifferentialRow(**{**_nan(row), "cell_class": CellClass(row["cell_class"])}) for row in differential.pop("rows")

@@ -1,4 +1,4 @@
-"""A page to draw on: reportlab's canvas with the origin top left, the shipped fonts, text that fits, JPEGs as they are."""
+"""A page to draw on: reportlab's canvas, origin top left, with the shipped fonts, text that fits, JPEGs as they are."""
 
 from __future__ import annotations
 

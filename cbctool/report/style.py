@@ -11,7 +11,7 @@ from pathlib import Path
 from cbctool.records import CellClass, CellStatus, Observation, ScaleSource, Severity, SlideResult
 
 OUTPUTS: tuple[str, ...] = ("pdf", "html", "overlays", "hl7", "fhir")
-"""What can be switched off. The CSV and JSON files and ``evidence.zip`` are always written: corrections rest on them."""
+"""What can be switched off. CSV and JSON files and ``evidence.zip`` are always written: corrections rest on them."""
 
 PAGE_SIZES: Mapping[str, tuple[float, float]] = {"A4": (595.276, 841.890), "Letter": (612.0, 792.0)}
 """Points, portrait."""
@@ -73,8 +73,8 @@ class Mark:
     colour: str  # "#rrggbb"
 
 
-# Colours: Okabe & Ito's palette for colour-blind readers (Color Universal Design, 2008), darkened where it is drawn thin
-# on a pale field.
+# Colours: Okabe & Ito's palette for colour-blind readers (Color Universal Design, 2008), darkened where it is drawn
+# thin on a pale field.
 MARKS: Mapping[str, Mark] = {
     CellClass.NEUTROPHIL: Mark("NEU", "Neutrophils", "#0072B2"),
     CellClass.LYMPHOCYTE: Mark("LYM", "Lymphocytes", "#009E73"),
@@ -106,8 +106,8 @@ LIMITS: tuple[str, ...] = (
     "A preclassification: preliminary until confirmed by a qualified person.",
     "Red-cell morphology is not assessed.",
     "Bands are not separated from segmented neutrophils: a left shift cannot be called.",
-    "The classifier has no class for blasts, plasma cells or atypical lymphocytes; a cell unlike anything it was trained"
-    " on is shown as such and never counted as a blast.",
+    "The classifier has no class for blasts, plasma cells or atypical lymphocytes; a cell unlike anything it was "
+    "trained on is shown as such and never counted as a blast.",
 )
 
 

@@ -159,7 +159,7 @@ def _quoted(text: str) -> str:
 
 
 def differential_csv(differential: Differential) -> str:
-    """``differential.csv``: one row per leukocyte class; ``total_*`` is the interval with the classifier's own error."""
+    """``differential.csv``: a row per leukocyte class; ``total_*`` is the interval with the classifier's own error."""
     rows = [
         {
             "class": row.cell_class.value,
@@ -270,7 +270,7 @@ def observation_of(row: Mapping[str, str], thumbnail: bytes = b"") -> Observatio
     prediction = Prediction(
         cell_class=CellClass(row["class"]) if row["class"] else None,
         probability=_float(row["probability"]),
-        probabilities=tuple(_float(row[name]) for name in PROBABILITIES) if row["p_basophil"] else (),
+        probabilities=tuple(_float(row[name]) for name in PROBABILITIES),
         unknown_score=_float(row["unknown_score"]),
         status=CellStatus(row["status"]),
         reason=row["reason"],

@@ -1,7 +1,7 @@
 """Write the files of one slide, and those of a whole output folder.
 
-Everything is written from the :class:`~cbctool.records.SlideResult` alone. A slide's files go into a folder that the caller
-made and renames into place; files of the run are written beside their place and renamed.
+Everything is written from the :class:`~cbctool.records.SlideResult` alone. A slide's files go into a folder that the
+caller made and renames into place; files of the run are written beside their place and renamed.
 """
 
 from __future__ import annotations

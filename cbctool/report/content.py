@@ -1,0 +1,192 @@
+"""What a report says, whatever it is written to: facts, panels, tables and sentences shared by PDF and HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from statistics import median
+
+from cbctool.records import CLASSES, LEUKOCYTES, Adequacy, CellKind, CellStatus, FieldSummary, SlideResult
+from cbctool.report.style import MARKS, ReportStyle, number, scale_text, written_at
+
+ADEQUACY_WORDS: Mapping[Adequacy, str] = {
+    Adequacy.NONE: "too few: no differential",
+    Adequacy.LIMITED: "limited: intervals are wide",
+    Adequacy.REPORTABLE: "reportable",
+    Adequacy.PREFERRED: "reportable, preferred size",
+}
+
+TOO_FEW = "Too few leukocytes: counts only, no percentages."
+
+CHART_KEY = (
+    "Chart: square-root scale, percent. Grey band: reference interval. Thick whisker: 95 % sampling interval "
+    "(printed); thin whisker: with the classifier's own error. ▲▼ interval outside too, △▽ only the value."
+)
+
+METHOD = (
+    "Fields are brought to a common white point and scale (a red cell is 7.5 µm across), nucleated cells, platelets "
+    "and red cells are told apart by stain and size, and a 19 µm window around each nucleated cell and platelet is "
+    "classified by a convolutional network. Cells whose nucleus touches the edge of a field, and artefacts, are left "
+    "out. Percentages are of classified leukocytes; unclassified cells are reported beside them and never spread over "
+    "the classes. Sampling intervals are exact (Clopper-Pearson, 95 %); the outer interval adds the classifier's own "
+    "error, from its confusion matrix on held-out cells; after a review by a person the two are the same."
+)
+
+FIELD_HEADINGS = ("no.", "field", "WBC", "unclass.", "µm/px", "scale", "blur µm", "cover", "overlap", "clipped")
+
+Rows = list[tuple[str, ...]]
+
+
+def head_facts(result: SlideResult, style: ReportStyle) -> list[tuple[str, str]]:
+    """Name and value of what identifies the slide."""
+    facts = [
+        ("Reported", f"{written_at(result, style):%Y-%m-%d %H:%M} UTC"),
+        ("Sample", result.slide.sample_id or "–"),
+        ("Fields", _fields_text(result)),
+        ("Scale", scale_text(result)),
+    ]
+    if result.slide.wbc_10e9_per_l is not None:
+        corrected = result.differential.wbc_corrected_10e9_per_l
+        wbc = f"{result.slide.wbc_10e9_per_l:g} ×10⁹/L from the analyser"
+        facts.append(("WBC", wbc + (f", corrected {corrected:.2f}" if corrected == corrected else "")))
+    if result.slide.comment:
+        facts.append(("Comment", result.slide.comment))
+    return facts
+
+
+def _fields_text(result: SlideResult) -> str:
+    unfit = sum(not summary.quality.fit for summary in result.fields)
+    text = f"{len(result.fields)}, {number(result.differential.area_mm2, 3)} mm²"
+    if unfit:
+        text += f"; {unfit} not fit to count"
+    if result.failures:
+        text += f"; {len(result.failures)} failed"
+    return text
+
+
+def unclassified_text(result: SlideResult) -> str:
+    """How many nucleated cells have no call; "" if all have."""
+    d = result.differential
+    nucleated = d.leukocytes + d.erythroblasts + d.unclassified
+    return f"{d.unclassified:,} of {nucleated:,} nucleated cells unclassified" if d.unclassified else ""
+
+
+def panels(result: SlideResult) -> list[tuple[str, str, str]]:
+    """Title, value and note of what is counted beside the differential."""
+    d = result.differential
+    estimate = d.platelet_estimate_10e9_per_l
+    counted = d.adequacy is not Adequacy.NONE
+    return [
+        (
+            "Nucleated red cells",
+            f"{number(d.nrbc_per_100_wbc)} per 100 WBC" if counted else f"{d.erythroblasts:,}",
+            f"{d.erythroblasts:,} counted",
+        ),
+        (
+            "Platelets",
+            f"{number(d.platelets_per_1000_red_cells, 0)} per 1,000 red cells",
+            f"{d.platelets:,} counted, {number(d.platelets_per_mm2, 0)} per mm²"
+            + (f", about {estimate:.0f} ×10⁹/L" if estimate == estimate else ""),
+        ),
+        ("Red cells", f"{d.erythrocytes:,}", "morphology not assessed"),
+        (
+            "Not in the differential",
+            f"{d.unclassified:,} unclassified",
+            f"{d.cut_by_edge:,} at the edge, {d.artefacts:,} artefacts",
+        ),
+    ]
+
+
+def field_rows(result: SlideResult, most: int) -> list[tuple[tuple[str, ...], list[str]]]:
+    """Rows of ``FIELD_HEADINGS``, each with notes, for at most ``most`` fields; unfit ones are kept first."""
+    white, unclear = _nucleated_per_field(result)
+    kept = sorted(enumerate(result.fields, start=1), key=lambda pair: pair[1].quality.fit)[:most]
+    return [(_field_row(i, summary, white, unclear), _field_notes(summary)) for i, summary in sorted(kept, key=_first)]
+
+
+def _first(pair: tuple[int, FieldSummary]) -> int:
+    return pair[0]
+
+
+def _field_row(i: int, summary: FieldSummary, white: Mapping[str, int], unclear: Mapping[str, int]) -> tuple[str, ...]:
+    quality, scale = summary.quality, summary.scale
+    return (
+        *(str(i), summary.name, str(white.get(summary.name, 0)), str(unclear.get(summary.name, 0))),
+        f"{scale.um_per_px:.4f}" + (f" ±{100 * scale.uncertainty:.0f} %" if scale.uncertainty else ""),
+        scale.source.value.replace("_", " ") + (f" ({scale.red_cells})" if scale.red_cells else ""),
+        *(number(quality.blur_um, 2), _share(quality.cell_cover), _share(quality.overlap), _share(quality.clipped)),
+    )
+
+
+def _field_notes(summary: FieldSummary) -> list[str]:
+    notes = [] if summary.quality.fit else [f"not counted: {summary.quality.reason}"]
+    return [*notes, *summary.warnings]
+
+
+def _nucleated_per_field(result: SlideResult) -> tuple[dict[str, int], dict[str, int]]:
+    """Classified leukocytes and unclassified nucleated cells of each field."""
+    white: dict[str, int] = {}
+    unclear: dict[str, int] = {}
+    for observation in result.observations:
+        prediction = observation.prediction
+        if observation.cell.kind is not CellKind.NUCLEATED or prediction is None:
+            continue
+        if prediction.status is CellStatus.UNCLASSIFIED:
+            unclear[observation.field] = unclear.get(observation.field, 0) + 1
+        elif prediction.status is CellStatus.CLASSIFIED and prediction.cell_class in LEUKOCYTES:
+            white[observation.field] = white.get(observation.field, 0) + 1
+    return white, unclear
+
+
+def _share(value: float) -> str:
+    return "–" if value != value else f"{100 * value:.0f} %"
+
+
+def stain_rows(result: SlideResult) -> Rows:
+    """Channel, nuclear optical density (median of fields), that of the training cells, verdict; [] without nuclei."""
+    stains = [s.quality.stain_od for s in result.fields if s.quality.stain_od[0] == s.quality.stain_od[0]]
+    rows: Rows = []
+    for i, channel in enumerate(("red", "green", "blue") if stains else ()):
+        value = median(stain[i] for stain in stains)
+        trained, verdict = "not stated", ""
+        if len(result.weights.stain_od) == 3:
+            low, _, high = (row[i] for row in result.weights.stain_od)
+            trained = f"{low:.2f} – {high:.2f}"
+            verdict = "within" if low <= value <= high else "outside"
+        rows.append((channel, f"{value:.2f}", trained, verdict))
+    return rows
+
+
+def method_facts(result: SlideResult) -> list[tuple[str, str]]:
+    """Name and value of what the result was made with. No times: the same slide gives the same report."""
+    weights = result.weights
+    options = [f"{k}={v}" for k, v in sorted(result.options.items()) if not isinstance(v, Mapping)]
+    return [
+        ("Software", f"cbctool {result.version}, on {result.device}"),
+        ("Weights", ", ".join(filter(None, (weights.name, weights.architecture, weights.date)))),
+        ("Weights sha256", weights.sha256),
+        ("Trained on", weights.trained_on),
+        ("Validated", "in the project's registry" if weights.validated else "local, not validated by the project"),
+        ("Held-out figures", ", ".join(f"{k} {v:.3g}" for k, v in weights.metrics.items()) or "–"),
+        ("Abstains", f"below probability {weights.abstain_below:g}, or unknown-score above {weights.unknown_above:g}"),
+        ("Result", result.identity + (f", supersedes {result.supersedes}" if result.supersedes else "")),
+        ("Options", ", ".join(options) + "; the laboratory's profile is in result.json"),
+    ]
+
+
+ERROR_HEADINGS = ("class", "cells", "found (sensitivity)", "calls that are right (precision)")
+
+
+def error_rows(result: SlideResult) -> Rows:
+    """Per class, what the classifier gets right on held-out cells: how far a single call carries."""
+    confusion = result.weights.confusion
+    rows: Rows = []
+    for i, name in enumerate(CLASSES if confusion else ()):
+        right, true, called = confusion[i][i], sum(confusion[i]), sum(row[i] for row in confusion)
+        rows.append(
+            (
+                *(MARKS[name].label, f"{true:,}"),
+                f"{100 * right / true:.1f} %" if true else "–",
+                f"{100 * right / called:.1f} %" if called else "–",
+            )
+        )
+    return rows
