@@ -102,9 +102,9 @@ def segment(
 ) -> Segmentation:
     """Find and tell apart the cells of a normalised field."""
     options = options or SegmentOptions()
-    small = cv2.GaussianBlur(working_copy(rgb, um_per_px, options.working_um_per_px), (3, 3), 0)
+    small = working_copy(rgb, um_per_px, options.working_um_per_px)
     um = um_per_px * float(np.sqrt(rgb.shape[0] * rgb.shape[1] / (small.shape[0] * small.shape[1])))
-    density = cv2.LUT(small, _DENSITY_OF_LEVEL)
+    density = cv2.GaussianBlur(align_channels(cv2.LUT(small, _DENSITY_OF_LEVEL)), (3, 3), 0)
     foreground, red_od = find_foreground(density, options)
     ratio = red_cell_ratio(density, foreground)
     azure = azure_density(density, ratio)
@@ -123,6 +123,67 @@ def segment(
         red_labels,
         red_od,
     )
+
+
+def align_channels(density: NDArray[Any]) -> NDArray[Any]:
+    """Undo the lateral chromatic aberration of the lens: lay red and blue on green.
+
+    On BCCD blue is displaced by 0.2 um, which paints an azure rim on every red cell; on ALL-IDB1 the magnification
+    differs between channels. The displacement, a shift plus a difference in magnification, is the least-squares
+    solution of the optical-flow equation (Lucas & Kanade 1981) over the edges of the red cells.
+
+    Parameters
+    ----------
+    density : (h, w, 3) uint8 array
+
+    Returns
+    -------
+    (h, w, 3) uint8 array
+    """
+    height, width = density.shape[:2]
+    planes = list(cv2.split(density))
+    # Every other row is enough: there are thousands of edge pixels.
+    green = planes[1].astype(np.float32)
+    slope_x = cv2.Sobel(planes[1], cv2.CV_16S, 1, 0)
+    slope_y = cv2.Sobel(planes[1], cv2.CV_16S, 0, 1)
+    edge = cv2.add(cv2.convertScaleAbs(slope_x), cv2.convertScaleAbs(slope_y)) > 16
+    wide = cv2.blur(density, (9, 9))
+    azure = wide[..., 0].astype(np.int16) + wide[..., 1] - wide[..., 2]
+    absorbing = wide[..., 1] > 4
+    edge &= absorbing
+    if edge.sum() < 200:
+        return density
+    edge &= azure <= np.percentile(azure[edge], 60)
+    rows, cols = np.nonzero(edge)
+    step = max(1, len(rows) // 8000)
+    rows, cols = rows[::step], cols[::step]
+    dx, dy = slope_x[rows, cols] / 8.0, slope_y[rows, cols] / 8.0
+    y, x = (rows - height / 2) / width, (cols - width / 2) / width
+    for channel in (0, 2):
+        local = wide[rows, cols, channel] / np.maximum(wide[rows, cols, 1].astype(float), 1)
+        columns = (local * green[rows, cols], local * dx, local * dy, local * (dx * x + dy * y), np.ones(len(rows)))
+        design = np.stack(columns, axis=1)
+        target = planes[channel][rows, cols].astype(float)
+        for _ in range(2):
+            solution = np.linalg.lstsq(design, target, rcond=None)[0]
+            residual = np.abs(target - design @ solution)
+            kept = residual <= 3 * np.median(residual) + 1e-6
+            design, target = design[kept], target[kept]
+        if solution[0] < 0.3:  # this channel does not follow green: nothing to align
+            continue
+        shift_x, shift_y, grow = np.clip(solution[1:4] / solution[0], -1.5, 1.5)
+        grow /= width
+        back = np.array(
+            [[1 - grow, 0, -shift_x + grow * width / 2], [0, 1 - grow, -shift_y + grow * height / 2]], dtype=np.float64
+        )
+        planes[channel] = cv2.warpAffine(
+            planes[channel],
+            back,
+            (width, height),
+            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+            borderMode=cv2.BORDER_REPLICATE,
+        )
+    return np.asarray(cv2.merge(planes))
 
 
 def find_foreground(density: NDArray[Any], options: SegmentOptions) -> tuple[NDArray[Any], float]:
