@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
@@ -111,13 +112,22 @@ class _Stopwatch:
 
 
 def _resolve(field: Field, rgb: NDArray[Any], given: float | None, slide_scale: Scale | None) -> Scale:
+    """The field's scale by order of trust; the red cells' own opinion is always kept beside it."""
+    estimate = calibrate.estimate_scale(rgb)
+    red_cells = 0 if estimate is None else estimate.n_single_red_cells
+    measured = math.nan if estimate is None else estimate.um_per_px
     if given is not None:
-        return Scale(given, ScaleSource.GIVEN)
+        return Scale(given, ScaleSource.GIVEN, 0.0, red_cells, measured)
     if field.um_per_px is not None:
-        return Scale(field.um_per_px, ScaleSource.METADATA)
+        return Scale(field.um_per_px, ScaleSource.METADATA, 0.0, red_cells, measured)
+    if estimate is not None:
+        return Scale(measured, ScaleSource.RED_CELLS, estimate.relative_uncertainty, red_cells, measured)
     if slide_scale is not None:
-        return slide_scale
-    raise CalibrationError(f"{field.name}: no scale can be found.", "Pass --um-per-px.")
+        return Scale(slide_scale.um_per_px, ScaleSource.SLIDE, slide_scale.uncertainty)
+    raise CalibrationError(
+        f"{field.name}: too few single red cells to measure the scale, and none was given.",
+        "Pass --um-per-px, or put the field with others of its slide.",
+    )
 
 
 def _preview(rgb: NDArray[Any]) -> tuple[bytes, float]:
