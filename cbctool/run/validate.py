@@ -226,7 +226,7 @@ def to_json(figures: Mapping[str, Any]) -> str:
 
 
 def write_validation(result: Validation, folder: Path) -> list[Path]:
-    """Write ``validation.json``, the tables as CSV, and ``validation.pdf`` with ``.png`` of its first page.
+    """Write ``validation.json``, the tables as CSV, and ``validation.pdf`` with pictures of the mistakes.
 
     Raises
     ------
@@ -246,7 +246,7 @@ def write_validation(result: Validation, folder: Path) -> list[Path]:
                 writer = csv.writer(handle)
                 writer.writerow(header)
                 writer.writerows(rows)
-        written += write_page(result, folder)
+        written.append(write_page(result, folder))
     except OSError as error:
         raise OutputError(
             f"{folder}: cannot be written to ({error.strerror or error}).", "Give another folder with --out."

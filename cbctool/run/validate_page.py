@@ -1,92 +1,90 @@
-"""The page of a validation: its figures, and pictures of every kind of mistake."""
+"""The pages of a validation: its figures, and pictures of every kind of mistake."""
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
+from reportlab.lib.pagesizes import A4
+from reportlab.pdfgen.canvas import Canvas
 
 from cbctool.imaging.read import read_field
 from cbctool.records import RED_CELL_UM
+from cbctool.report.sheet import GREY, INK, MARGIN, Sheet, register_fonts
 from cbctool.run.judge import Mistake
 
 if TYPE_CHECKING:
     from cbctool.run.validate import Validation
 
-PICTURES_PER_KIND = 48
+PICTURES_PER_KIND = 60
 """Misses, and as many false detections, shown of each kind; the table of mistakes has all of them."""
 
-_ROWS, _COLUMNS = 6, 4
-_A4 = (8.27, 11.69)
+_COLUMNS, _ROWS = 5, 6
+_STEP = (A4[0] - 2 * MARGIN) / _COLUMNS
+_SIDE = _STEP - 8
 _TITLES = {"missed": "missed", "false": "false detections", "loose": "found, but box off (IoU below 0.5)"}
 _ANNOTATED, _FOUND = "#0072B2", "#D55E00"  # told apart by every kind of colour vision (Okabe & Ito 2008)
 _WINDOW_UM = 24.0
 """Side of a picture: a leukocyte of 15 um with its neighbours."""
+_PICTURE_PX = 300
 
 
-def write_page(result: Validation, folder: Path) -> list[Path]:
-    """Write ``validation.pdf`` and ``validation.png`` (its first page).
-
-    Parameters
-    ----------
-    result : Validation
-    folder : Path
-        Exists already.
+def write_page(result: Validation, folder: Path) -> Path:
+    """Write ``validation.pdf`` into a folder that exists.
 
     Returns
     -------
-    list of Path
+    Path
     """
-    from matplotlib.backends.backend_pdf import PdfPages
-    from matplotlib.figure import Figure
+    register_fonts()
+    path = folder / "validation.pdf"
+    canvas = Canvas(str(path), pagesize=A4, invariant=True)
+    canvas.setTitle("cbctool validation")
+    sheet = Sheet(canvas, *A4)
+    _front(sheet, result)
+    for title, mistakes in _chapters(result.mistakes):
+        for start in range(0, len(mistakes), _ROWS * _COLUMNS):
+            _gallery(sheet, title, mistakes[start : start + _ROWS * _COLUMNS], result)
+    canvas.save()
+    return path
 
-    pdf_path, png_path = folder / "validation.pdf", folder / "validation.png"
-    with PdfPages(pdf_path) as pdf:
-        first = _front(Figure(figsize=_A4), result)
-        first.savefig(png_path, dpi=110)
-        pdf.savefig(first)
-        for title, mistakes in _chapters(result.mistakes):
-            for start in range(0, len(mistakes), _ROWS * _COLUMNS):
-                pdf.savefig(_gallery(Figure(figsize=_A4), title, mistakes[start : start + _ROWS * _COLUMNS], result))
-    return [pdf_path, png_path]
 
-
-def _front(figure: Any, result: Validation) -> Any:
+def _front(sheet: Sheet, result: Validation) -> None:
     from cbctool.run.validate import headline
 
     f = result.figures
-    figure.text(0.06, 0.955, "cbctool validation", fontsize=17, weight="bold")
-    about = f"{f.get('input', '')}   truth {f.get('truth', '')} ({f.get('truth_format', '')})   version {f['version']}"
-    figure.text(0.06, 0.932, about, fontsize=8.5, color="#444444")
-    y = 0.90
+    sheet.text(MARGIN, 52, "cbctool validation", 17, bold=True)
+    about = [
+        f.get("input", ""),
+        f"truth {f['truth']} ({f['truth_format']})" if "truth" in f else "",
+        f"version {f['version']}",
+    ]
+    sheet.text(MARGIN, 68, "   ".join(a for a in about if a), 8, colour=GREY, width=sheet.inner)
+    y = 92.0
     if fields := f.get("fields"):
-        text = (
-            f"{fields.get('judged', 0)} fields judged, {fields.get('without_annotation', 0)} without annotation, "
-            f"{len(fields.get('failed', []))} failed, {len(fields.get('unfit', []))} unfit to count"
-        )
-        figure.text(0.06, y, text, fontsize=9)
-        y -= 0.03
+        text = f"{fields['judged']} fields of {fields['pictures']} judged, {fields['without_annotation']} without truth"
+        sheet.text(MARGIN, y, f"{text}, {len(fields['failed'])} failed, {len(fields['unfit'])} unfit to count.", 9)
+        y += 20
     for name, value in headline(f):
-        figure.text(0.06, y, name, fontsize=8, weight="bold")
-        for line in _wrapped(value, 92):
-            figure.text(0.33, y, line, fontsize=8)
-            y -= 0.0155
-        y -= 0.003
+        sheet.text(MARGIN, y, name, 8, bold=True, width=150)
+        y = sheet.paragraph(MARGIN + 158, y, value, sheet.inner - 158, 8) + 4
     faults = f.get("truth_faults", [])
-    if faults and y > 0.15:
-        y -= 0.012
-        figure.text(0.06, y, f"Named faults of the annotation ({len(faults)})", fontsize=9, weight="bold")
-        for fault in faults[: int((y - 0.12) / 0.015)]:
-            y -= 0.015
-            figure.text(0.06, y, _wrapped(f"{fault['source']}: {fault['what']}", 120)[0], fontsize=7)
+    if faults:
+        y += 12
+        sheet.text(MARGIN, y, f"Named faults of the annotation ({len(faults)})", 9, bold=True)
+        for fault in faults[: max(0, int((sheet.height - 90 - y) / 11))]:
+            y += 11
+            sheet.text(MARGIN, y, f"{fault['source']}: {fault['what']}", 7, width=sheet.inner)
     note = "Research use. What is counted as wrong may be a fault of the annotation: look at the pictures that follow."
-    figure.text(0.06, 0.045, note, fontsize=8, color="#444444")
-    return figure
+    sheet.text(MARGIN, sheet.height - MARGIN, note, 8, colour=GREY)
+    sheet.turn()
 
 
 def _chapters(mistakes: Sequence[Mistake]) -> list[tuple[str, list[Mistake]]]:
@@ -103,35 +101,67 @@ def _chapters(mistakes: Sequence[Mistake]) -> list[tuple[str, list[Mistake]]]:
     return chapters
 
 
-def _gallery(figure: Any, title: str, mistakes: Sequence[Mistake], result: Validation) -> Any:
-    figure.text(0.06, 0.965, title, fontsize=12, weight="bold")
+def _gallery(sheet: Sheet, title: str, mistakes: Sequence[Mistake], result: Validation) -> None:
+    sheet.text(MARGIN, 48, title, 12, bold=True, width=sheet.inner)
     legend = "blue: annotated, not found or not at IoU 0.5; orange: detected; thin black: the field's other annotations"
-    figure.text(0.06, 0.95, legend, fontsize=7.5, color="#444444")
+    sheet.text(MARGIN, 61, legend, 7.5, colour=GREY)
     objects = {t.path: t.objects for t in result.truth.fields} if result.truth else {}
-    cache: dict[Path, NDArray[Any]] = {}
+    path, rgb = None, np.zeros((1, 1, 3), np.uint8)
     for i, m in enumerate(mistakes):
-        axes = figure.add_subplot(_ROWS, _COLUMNS, i + 1)
-        if m.path not in cache:
-            cache.clear()  # mistakes come field by field: one picture in memory is enough
-            cache[m.path] = read_field(m.path, "", m.field).rgb
-        window, top, left = _window(cache[m.path], m)
-        height, width = window.shape[:2]
-        axes.imshow(window, interpolation="nearest" if height < 60 else "bilinear")
+        x, y = MARGIN + (i % _COLUMNS) * _STEP, 74 + (i // _COLUMNS) * (_STEP + 18)
+        if m.path != path:  # mistakes come field by field: one picture in memory is enough
+            path, rgb = m.path, read_field(m.path, "", m.field).rgb
+        window, top, left = _window(rgb, m)
+        scale = _SIDE / max(window.shape[:2])
+        sheet.jpeg(_jpeg(window), x, y, window.shape[1] * scale, window.shape[0] * scale)
+        frame = _Frame(sheet, x, y, scale, top, left, window.shape[0], window.shape[1])
         for o in objects.get(m.path, ()):
             if o.is_point:
-                axes.plot(o.xmin_px - left, o.ymin_px - top, "+", color="#333333", markersize=6, markeredgewidth=0.8)
+                frame.cross(o.ymin_px, o.xmin_px)
             else:
-                _rectangle(axes, o.ymin_px - top, o.xmin_px - left, o.ymax_px - top, o.xmax_px - left, "#333333", 0.5)
+                frame.box(o.ymin_px, o.xmin_px, o.ymax_px, o.xmax_px, INK, 0.4)
         if m.detection is not None:
-            ymin, xmin, ymax, xmax = m.detection
-            _rectangle(axes, ymin - top, xmin - left, ymax - top, xmax - left, _FOUND, 1.2)
-        colour = _FOUND if m.what == "false" else _ANNOTATED
-        _rectangle(axes, m.ymin_px - top, m.xmin_px - left, m.ymax_px - top, m.xmax_px - left, colour, 1.6)
-        axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5), xticks=[], yticks=[])
+            frame.box(*m.detection, _FOUND, 1.0)
+        frame.box(m.ymin_px, m.xmin_px, m.ymax_px, m.xmax_px, _FOUND if m.what == "false" else _ANNOTATED, 1.4)
         there = {"missed": "found as ", "false": "annotated: ", "loose": ""}[m.what] + m.found_as
-        axes.set_title(f"{Path(m.field).name}\n{there}"[:90], fontsize=5.5, pad=2)
-    figure.subplots_adjust(left=0.05, right=0.95, bottom=0.03, top=0.92, hspace=0.22, wspace=0.08)
-    return figure
+        sheet.text(x, y + _SIDE + 7, Path(m.field).name, 5.5, width=_SIDE)
+        sheet.text(x, y + _SIDE + 14, there, 5.5, colour=GREY, width=_SIDE)
+    sheet.turn()
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """A window of the field on the sheet; draws what lies in it, in pixels of the file."""
+
+    sheet: Sheet
+    x: float
+    y: float
+    scale: float
+    top: float
+    left: float
+    height: int
+    width: int
+
+    def box(self, ymin: float, xmin: float, ymax: float, xmax: float, colour: str, line: float) -> None:
+        y0, y1 = (min(max(v - self.top, 0), self.height) * self.scale for v in (ymin, ymax))
+        x0, x1 = (min(max(v - self.left, 0), self.width) * self.scale for v in (xmin, xmax))
+        if y1 > y0 and x1 > x0:
+            self.sheet.box(self.x + x0, self.y + y0, x1 - x0, y1 - y0, stroke=colour, line=line)
+
+    def cross(self, row: float, col: float) -> None:
+        y, x = (row - self.top) * self.scale, (col - self.left) * self.scale
+        if 0 <= y <= self.height * self.scale and 0 <= x <= self.width * self.scale:
+            self.sheet.line(self.x + x - 3, self.y + y, self.x + x + 3, self.y + y, 0.6)
+            self.sheet.line(self.x + x, self.y + y - 3, self.x + x, self.y + y + 3, 0.6)
+
+
+def _jpeg(window: NDArray[Any]) -> bytes:
+    factor = _PICTURE_PX / max(window.shape[:2])
+    shown = cv2.resize(
+        window, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
+    )
+    code = cv2.imencode(".jpg", np.ascontiguousarray(shown[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, 85])[1]
+    return bytes(code.tobytes())
 
 
 def _window(rgb: NDArray[Any], m: Mistake) -> tuple[NDArray[Any], float, float]:
@@ -144,16 +174,3 @@ def _window(rgb: NDArray[Any], m: Mistake) -> tuple[NDArray[Any], float, float]:
     top, left = int(max(row - half, 0)), int(max(col - half, 0))
     bottom, right = int(min(row + half, rgb.shape[0])), int(min(col + half, rgb.shape[1]))
     return np.asarray(rgb[top : max(bottom, top + 1), left : max(right, left + 1)]), float(top), float(left)
-
-
-def _rectangle(axes: Any, ymin: float, xmin: float, ymax: float, xmax: float, colour: str, width: float) -> None:
-    from matplotlib.patches import Rectangle
-
-    corner = (xmin - 0.5, ymin - 0.5)
-    axes.add_patch(Rectangle(corner, xmax - xmin, ymax - ymin, fill=False, edgecolor=colour, linewidth=width))
-
-
-def _wrapped(text: str, width: int) -> list[str]:
-    import textwrap
-
-    return textwrap.wrap(text, width) or [""]
