@@ -1,85 +1,302 @@
-"""Blast-likeness: which cells look like blasts, and why. Never a percentage: the network knows no blast class."""
+"""Blast-likeness: which cells look like blasts, and why. Never a percentage: the network knows no blast class.
+
+The evidence of one cell is a log likelihood ratio. Its numerator says what a blast's nucleus is by morphology: large,
+as dominant in its cell as a lymphocyte's, round to indented. Its denominator says what normal nuclei are, class by
+class, as measured on healthy donors (:mod:`cbctool.hematology.normal_cells`). Three measures carry it, all of them free
+of stain and camera: nucleus diameter in red-cell diameters, nuclear-to-cytoplasmic area ratio, solidity of the nucleus.
+What the network says comes on top: which normal class it would be, and whether the cell is unlike all of them.
+
+The evidence of a slide is the log likelihood ratio between the best mixture of blasts and normal cells and one that
+holds no more blast-like cells than normal blood does. It works for a single cell (which must then be unmistakable) as
+for a thousand, where a small share of odd-looking normal cells is expected and says nothing.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy import special
 
-from cbctool.records import RED_CELL_UM, Cell, CellClass, CellKind, CellStatus, Observation, WeightsInfo
+from cbctool.hematology.normal_cells import NORMAL_CELLS
+from cbctool.records import (
+    CLASSES,
+    RED_CELL_UM,
+    Cell,
+    CellClass,
+    CellKind,
+    CellStatus,
+    Observation,
+    WeightsInfo,
+)
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+HEALTHY_MIX: dict[CellClass, float] = {
+    CellClass.NEUTROPHIL: 0.55,
+    CellClass.LYMPHOCYTE: 0.30,
+    CellClass.MONOCYTE: 0.07,
+    CellClass.EOSINOPHIL: 0.03,
+    CellClass.BASOPHIL: 0.01,
+    CellClass.IMMATURE_GRANULOCYTE: 0.02,
+    CellClass.ERYTHROBLAST: 0.02,
+}
+"""Shares of the normal classes before a cell is seen: inside the adult reference intervals, rare ones made likelier."""
 
 
 @dataclass(frozen=True)
 class BlastOptions:
-    """Thresholds of blast-likeness, in red-cell diameters and ratios."""
+    """Thresholds of blast-likeness. None was fitted on pictures of leukaemia.
 
-    nucleus_red_cells: float = 1.35
-    nc_ratio: float = 0.75
-    solidity: float = 0.9
+    Attributes
+    ----------
+    nucleus_red_cells, nucleus_spread : float
+        A blast's nucleus in red-cell diameters, and the relative spread (sd of the log). 1.5 and 0.15: blasts are 10-20 um
+        cells with a high N:C, so nuclei of 8-16 um; a small lymphocyte's is one red cell or slightly more.
+    nc_ratio, nc_spread : float
+        N:C as area ratio. As that of a normal lymphocyte under this segmentation (0.76 on PBC): "high" in the field's
+        words. What is higher still counts as this much: it is no less a blast.
+    solidity, solidity_spread : float
+        Round to indented nucleus, no lobes: PBC's lymphocytes have 0.96 (0.85-0.98); a notch costs a few hundredths.
+        What is rounder still counts as this much.
+    laboratory_spread : tuple of float
+        Added to the spread of normal cells for log diameter, N:C and solidity: another stain, segmentation at its
+        limits. 0.06 is twice the 3 % by which a scale from red cells may be off.
+    degrees : float
+        Of the Student densities: normal cells have heavier tails than Gauss's (badly cut nuclei, reactive cells).
+    most_lobes : float
+        A nucleus in more bodies than this is no blast's.
+    network_trust : float
+        How much of the prior over normal classes comes from the network's probabilities; the rest is
+        ``HEALTHY_MIX``. Half, since a network confronted with what it never saw is sure of something all the same.
+    granulocyte_odds : float
+        Factor on the odds when the network is certain of a segmented granulocyte (neutrophil, eosinophil).
+    unknown_odds : float
+        Factor on the odds of a cell that the network finds unlike anything trained on. Small, because in another
+        laboratory normal cells get there too.
+    cell_evidence : float
+        Log likelihood ratio from which a single cell is marked. 2.0: at least seven times likelier a blast; 1 % of PBC's
+        lymphocytes reach 1.6.
+    normal_share : float
+        Share of normal leukocytes that may look like blasts in another laboratory: PBC's healthy mix gives 0.9 %.
+    slide_evidence : float
+        Log likelihood ratio from which a slide is flagged, see ``scripts/measure_normal_cells.py``.
+    predominance_share : float
+        Blast-like cells of all nucleated cells from which they predominate, given that neutrophils are not more. 0.2: the
+        share that generally defines acute leukaemia.
+    smooth_texture : float
+        Chromatin texture below which it is called smooth in the reasons; 95 % of PBC's lymphocytes lie below 0.14.
+    """
 
-
-def red_cell_diameter_um(cells: Sequence[Cell]) -> float:
-    """Median diameter of the slide's own single red cells, um; the constant 7.5 where there are fewer than 10."""
-    diameters = [c.equivalent_diameter_um for c in cells if c.kind is CellKind.ERYTHROCYTE and not c.touches_edge]
-    diameters = [d for d in diameters if not math.isnan(d)]
-    return float(np.median(diameters)) if len(diameters) >= 10 else RED_CELL_UM
-
-
-def blast_reasons(
-    observation: Observation, red_cell_um: float, weights: WeightsInfo, options: BlastOptions
-) -> tuple[str, ...]:
-    """Why a cell looks like a blast; empty when it does not."""
-    cell, prediction = observation.cell, observation.prediction
-    if prediction is None or cell.kind is not CellKind.NUCLEATED or prediction.status is CellStatus.EXCLUDED:
-        return ()
-    nucleus = math.sqrt(4 * cell.nucleus_area_um2 / math.pi) / red_cell_um
-    if (
-        nucleus < options.nucleus_red_cells
-        or not cell.nc_ratio >= options.nc_ratio
-        or cell.nuclear_lobes > 1
-        or cell.nuclear_solidity < options.solidity
-    ):
-        return ()
-    reasons = [f"nucleus {nucleus:.1f} red-cell diameters", f"N:C {cell.nc_ratio:.1f}"]
-    if prediction.unknown_score > weights.unknown_above:
-        reasons.append("unlike any trained class")
-    return tuple(reasons)
+    nucleus_red_cells: float = 1.5
+    nucleus_spread: float = 0.15
+    nc_ratio: float = 0.76
+    nc_spread: float = 0.06
+    solidity: float = 0.95
+    solidity_spread: float = 0.03
+    laboratory_spread: tuple[float, float, float] = (0.06, 0.05, 0.03)
+    degrees: float = 6.0
+    most_lobes: float = 2.0
+    network_trust: float = 0.5
+    granulocyte_odds: float = 0.1
+    unknown_odds: float = 2.0
+    cell_evidence: float = 2.0
+    normal_share: float = 0.02
+    slide_evidence: float = 1.6
+    predominance_share: float = 0.2
+    smooth_texture: float = 0.14
 
 
 @dataclass(frozen=True)
 class BlastFinding:
-    """What a slide's blast-like cells amount to."""
+    """What a slide's blast-like cells amount to.
+
+    ``evidence`` is the slide's log likelihood ratio; ``cells`` are the (field, cell) marked, most blast-like first.
+    """
 
     flagged: bool
     predominance: bool
+    evidence: float
     text: str
-    predominance_text: str
     cells: tuple[tuple[str, int], ...]
 
 
+def red_cell_diameter_um(cells: Sequence[Cell]) -> float:
+    """Median diameter of the slide's own round red cells, um; the constant 7.5 where there are fewer than 10."""
+    diameters = [
+        cell.equivalent_diameter_um
+        for cell in cells
+        # Clumps are no measure: 0.85 is the circularity above which a red cell is single.
+        if cell.kind is CellKind.ERYTHROCYTE and not cell.touches_edge and not cell.circularity < 0.85
+    ]
+    diameters = [diameter for diameter in diameters if not math.isnan(diameter)]
+    return float(np.median(diameters)) if len(diameters) >= 10 else RED_CELL_UM
+
+
+def nucleus_measures(cells: Sequence[Cell], red_cell_um: float) -> NDArray[Any]:
+    """(N, 3) log(nucleus diameter / red-cell diameter), N:C ratio, solidity; NaN where there is no nucleus."""
+    area = np.array([cell.nucleus_area_um2 for cell in cells], dtype=float)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        size = 0.5 * np.log(4 * area / np.pi) - math.log(red_cell_um)
+    ratio = [cell.nc_ratio for cell in cells]
+    solidity = [cell.nuclear_solidity for cell in cells]
+    return np.column_stack([size, ratio, solidity]).astype(float).reshape(-1, 3)
+
+
+def cell_evidence(
+    measures: NDArray[Any],
+    lobes: NDArray[Any],
+    probabilities: NDArray[Any],
+    unknown: NDArray[Any],
+    options: BlastOptions,
+) -> NDArray[Any]:
+    """Log likelihood ratio, blast to normal, of N nucleated cells.
+
+    Parameters
+    ----------
+    measures : (N, 3) array
+        Of :func:`nucleus_measures`.
+    lobes : (N,) array
+    probabilities : (N, 8) array
+        Of the network, in ``CLASSES`` order.
+    unknown : (N,) bool array
+        Whether the cell is unlike anything trained on.
+
+    Returns
+    -------
+    (N,) array
+        -inf where a measure is missing or the nucleus has too many lobes.
+    """
+    normal = np.array(list(HEALTHY_MIX.values()))
+    seen = probabilities[:, [CLASSES.index(c) for c in HEALTHY_MIX]]
+    prior = (1 - options.network_trust) * normal / normal.sum() + options.network_trust * seen
+    allowance = np.diag(np.square(options.laboratory_spread))
+    measures = np.minimum(measures, [np.inf, options.nc_ratio, options.solidity])
+    densities = np.column_stack(
+        [
+            _log_student(measures, np.array(centre), np.array(covariance) + allowance, options.degrees)
+            for centre, covariance in (NORMAL_CELLS[c] for c in HEALTHY_MIX)
+        ]
+    )
+    centre = np.array([math.log(options.nucleus_red_cells), options.nc_ratio, options.solidity])
+    spread = np.diag(np.square([options.nucleus_spread, options.nc_spread, options.solidity_spread]))
+    evidence = _log_student(measures, centre, spread, options.degrees) - special.logsumexp(densities, b=prior, axis=1)
+    granulocyte = probabilities[:, [CLASSES.index(CellClass.NEUTROPHIL), CLASSES.index(CellClass.EOSINOPHIL)]].sum(
+        axis=1
+    )
+    evidence += np.log(1 - (1 - options.granulocyte_odds) * np.clip(granulocyte, 0, 1))
+    evidence += np.where(unknown, math.log(options.unknown_odds), 0.0)
+    return np.where(np.isnan(evidence) | (lobes > options.most_lobes), -np.inf, evidence)
+
+
+def _log_student(values: NDArray[Any], centre: NDArray[Any], covariance: NDArray[Any], degrees: float) -> NDArray[Any]:
+    """Log density of a multivariate Student t with that covariance, (N, d) values."""
+    d = len(centre)
+    shape = covariance * (degrees - 2) / degrees
+    deviation = values - centre
+    distance = np.einsum("ni,ij,nj->n", deviation, np.linalg.inv(shape), deviation)
+    constant = special.gammaln((degrees + d) / 2) - special.gammaln(degrees / 2)
+    constant -= 0.5 * (d * math.log(degrees * math.pi) + np.linalg.slogdet(shape)[1])
+    return np.asarray(constant - 0.5 * (degrees + d) * np.log1p(distance / degrees))
+
+
+def slide_evidence(evidence: NDArray[Any], normal_share: float) -> tuple[float, float]:
+    """Log likelihood ratio of the best share of blasts over ``normal_share``, and that best share."""
+    share = np.linspace(normal_share, 1.0, 197)[:, None]
+    # log(1 - s + s exp(e)), from logarithms so that strong evidence does not overflow
+    with np.errstate(divide="ignore"):
+        mixture = np.logaddexp(np.log1p(-share), np.log(share) + evidence).sum(axis=1)
+    best = int(np.argmax(mixture))
+    return float(mixture[best] - mixture[0]), float(share[best, 0])
+
+
 def find_blasts(
-    observations: Sequence[Observation], weights: WeightsInfo, options: BlastOptions
+    observations: Sequence[Observation], weights: WeightsInfo, options: BlastOptions | None = None
 ) -> tuple[list[Observation], BlastFinding]:
-    """Mark the blast-like cells of a slide and judge whether they are more than normal cells would give."""
+    """Mark a slide's blast-like cells with their reasons, and weigh them together.
+
+    Excluded cells and those that a reviewer has named count as what they are: they are never marked.
+
+    Parameters
+    ----------
+    observations : sequence of Observation
+    weights : WeightsInfo
+        Gives ``unknown_above``.
+    options : BlastOptions, optional
+
+    Returns
+    -------
+    observations : list of Observation
+        The same, ``blast_like`` and ``blast_reasons`` filled in.
+    finding : BlastFinding
+    """
+    options = options or BlastOptions()
     red_cell_um = red_cell_diameter_um([o.cell for o in observations])
-    marked: list[Observation] = []
-    cells: list[tuple[str, int]] = []
-    nucleated = neutrophils = 0
-    for observation in observations:
-        prediction = observation.prediction
-        reasons = blast_reasons(observation, red_cell_um, weights, options)
-        if prediction is not None and (reasons or prediction.blast_like):
-            observation = replace(
-                observation, prediction=replace(prediction, blast_like=bool(reasons), blast_reasons=reasons)
-            )
-        if reasons:
-            cells.append((observation.field, observation.cell.cell))
-        if prediction is not None and prediction.status is not CellStatus.EXCLUDED:
-            nucleated += observation.cell.kind is CellKind.NUCLEATED
-            neutrophils += prediction.cell_class is CellClass.NEUTROPHIL
-        marked.append(observation)
-    text = f"{len(cells)} of {nucleated} nucleated cells look like blasts."
-    predominance = bool(cells) and len(cells) >= max(neutrophils, nucleated / 5)
-    return marked, BlastFinding(bool(cells), predominance, text, text, tuple(cells))
+    index = [i for i, o in enumerate(observations) if _may_be_blast(o)]
+    cells = [observations[i].cell for i in index]
+    predictions = [p for i in index if (p := observations[i].prediction) is not None]
+    measures = nucleus_measures(cells, red_cell_um)
+    unknown = np.array([p.unknown_score > weights.unknown_above for p in predictions], dtype=bool)
+    probabilities = np.nan_to_num(
+        np.array([p.probabilities for p in predictions], dtype=float).reshape(-1, len(CLASSES))
+    )
+    lobes = np.array([cell.nuclear_lobes for cell in cells], dtype=float)
+    evidence = cell_evidence(measures, lobes, probabilities, unknown, options)
+
+    marked = [_unmarked(o) for o in observations]
+    for i, cell, row, is_unknown, value in zip(index, cells, measures, unknown, evidence, strict=True):
+        if value >= options.cell_evidence:
+            prediction = marked[i].prediction
+            assert prediction is not None
+            reasons = _reasons(cell, row, bool(is_unknown), options)
+            marked[i] = replace(marked[i], prediction=replace(prediction, blast_like=True, blast_reasons=reasons))
+    order = np.argsort(-evidence, kind="stable")
+    found = tuple((observations[index[i]].field, cells[i].cell) for i in order if evidence[i] >= options.cell_evidence)
+    total, _ = slide_evidence(evidence, options.normal_share)
+    nucleated = sum(1 for o in observations if _counts(o))
+    neutrophils = sum(
+        1
+        for o in observations
+        if _counts(o) and o.prediction is not None and o.prediction.cell_class is CellClass.NEUTROPHIL
+    )
+    flagged = bool(found) and total >= options.slide_evidence
+    predominance = flagged and len(found) >= max(neutrophils, options.predominance_share * nucleated)
+    first = marked[index[order[0]]].prediction if found else None
+    text = f"{len(found)} of {nucleated} nucleated cells look like blasts, beside {neutrophils} neutrophils"
+    text += f"; the most blast-like: {', '.join(first.blast_reasons)}." if first is not None else "."
+    return marked, BlastFinding(flagged, predominance, total, text, found)
+
+
+def _counts(observation: Observation) -> bool:
+    prediction = observation.prediction
+    return (
+        prediction is not None
+        and observation.cell.kind is CellKind.NUCLEATED
+        and prediction.status is not CellStatus.EXCLUDED
+    )
+
+
+def _may_be_blast(observation: Observation) -> bool:
+    return _counts(observation) and observation.called is None
+
+
+def _unmarked(observation: Observation) -> Observation:
+    prediction = observation.prediction
+    if prediction is None or not prediction.blast_like:
+        return observation
+    return replace(observation, prediction=replace(prediction, blast_like=False, blast_reasons=()))
+
+
+def _reasons(cell: Cell, measures: NDArray[Any], unknown: bool, options: BlastOptions) -> tuple[str, ...]:
+    reasons = [f"nucleus {math.exp(measures[0]):.1f} red-cell diameters", f"N:C {measures[1]:.1f}"]
+    if cell.nuclear_lobes <= 1:
+        reasons.append("nucleus without lobes")
+    if cell.chromatin_texture <= options.smooth_texture:
+        reasons.append("smooth chromatin")
+    if unknown:
+        reasons.append("unlike any trained class")
+    return tuple(reasons)

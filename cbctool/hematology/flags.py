@@ -126,7 +126,7 @@ _BLAST_SOURCE = (
 def _blast_like_predominance(evidence: Evidence) -> Finding | None:
     if not evidence.blasts.predominance:
         return None
-    return Finding(evidence.blasts.predominance_text, evidence.blasts.cells)
+    return Finding(evidence.blasts.text, evidence.blasts.cells)
 
 
 @_rule(
