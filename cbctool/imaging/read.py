@@ -30,6 +30,10 @@ from cbctool.records import Field
 
 log = logging.getLogger(__name__)
 
+# What these two complain of in broken files is said in our own sentence, or is in the field's warnings.
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)
+logging.getLogger("imagecodecs").setLevel(logging.CRITICAL)
+
 
 @dataclass(frozen=True)
 class ReadOptions:
@@ -123,7 +127,7 @@ def open_regular(path: Path) -> io.FileIO:
     """
     shown = printable(path)
     try:
-        file = open(path, "rb", buffering=0, opener=_open_without_waiting)
+        file = open(path, "rb", buffering=0, opener=_open_without_waiting)  # noqa: SIM115 - the caller closes it
         mode = os.fstat(file.fileno()).st_mode
     except (OSError, ValueError) as error:
         raise UnreadableImageError(f"{shown} cannot be opened: {_reason(error)}.", _advice(error)) from None
@@ -261,7 +265,7 @@ def _read_tiff(data: bytes, shown: str, options: ReadOptions, warnings: list[str
             and series.shape[0] == 3
             and pages >= 3
         )
-        wanted = [tif.pages[i] for i in range(3)] if planes else [page]
+        wanted = [tif.pages.get(i, aspage=True) for i in range(3)] if planes else [page]
         for one in wanted:
             _check_tiff_page(one, shown, len(data), options)
         if planes:
@@ -277,8 +281,6 @@ def _read_tiff(data: bytes, shown: str, options: ReadOptions, warnings: list[str
 
 def _check_tiff_page(page: Any, shown: str, size: int, options: ReadOptions) -> None:
     """Hold a directory's claims against the file before anything is allocated for them."""
-    if not isinstance(page, tifffile.TiffPage):
-        raise UnreadableImageError(f"{shown} has pages of different kinds.", "Export the picture as one RGB page.")
     _refuse_large(shown, page.imagelength, page.imagewidth, options)
     if page.imagedepth != 1 or page.samplesperpixel > 8 or page.dtype is None:
         raise UnreadableImageError(
@@ -318,6 +320,10 @@ def _tiff_rgb(page: Any, pixels: NDArray[Any], planes: bool, shown: str, warning
     samples = pixels.shape[2]
     alpha = bool(page.extrasamples) and page.extrasamples[0] in (1, 2)
     colours = samples - len(page.extrasamples)
+    if colours == 3 and len(page.extrasamples) == 1 and not alpha:
+        warnings.append("a fourth channel of unstated meaning was left out")
+    elif len(page.extrasamples) > alpha:
+        colours = 0  # several stains or wavelengths, not a colour photo and its opacity
     if planes:
         colours, alpha = 3, False
     icc = page.tags.valueof(34675)
