@@ -331,3 +331,78 @@ def validate(
     if out is not None:
         room.write_validation(result, out)
     print(room.to_json(result.figures) if json else room.summary(result.figures))
+
+
+@app.command()
+def watch(
+    inbox: Annotated[
+        Path, typer.Argument(help="Folder to watch; each picture and each sub-folder of fields is a slide.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the reports; outside the inbox.")],
+    settle: Annotated[float, typer.Option(min=0, help="Seconds for which a file has to be quiet.")] = 5.0,
+    settle_folder: Annotated[
+        float,
+        typer.Option(
+            min=0, help="Seconds for which a folder of fields has to be quiet, unless it holds a file `done`."
+        ),
+    ] = 300.0,
+    poll: Annotated[float, typer.Option(min=0.1, help="Longest time between two looks, seconds.")] = 5.0,
+    events: Annotated[bool, typer.Option(help="Use the file system's events; off for network shares.")] = True,
+    min_free_gb: Annotated[float, typer.Option(min=0, help="Wait while less than this is free in --out.")] = 1.0,
+    move_done: Annotated[
+        Path | None, typer.Option(help="Move originals here after analysis. [default: leave them]")
+    ] = None,
+    move_failed: Annotated[
+        Path | None, typer.Option(help="Move originals here once they are given up. [default: leave them]")
+    ] = None,
+    metrics_port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Serve Prometheus metrics on 127.0.0.1 at this port.")
+    ] = None,
+    um_per_px: UmPerPx = None,
+    profile: ProfileFile = None,
+    weights: Weights = None,
+    device: Device = "auto",
+    jobs: Jobs = None,
+    field_timeout: Annotated[float, typer.Option(min=1, help="Seconds until a field is given up.")] = 120.0,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    log_file: LogFile = None,
+    debug: Debug = False,
+) -> None:
+    """Watch a folder and analyse every slide that is finished, until stopped (Ctrl-C, SIGTERM)."""
+    _configure_logging(quiet, verbose, log_file)
+    from cbctool.run.pipeline import Settings
+    from cbctool.run.watch import WatchOptions, watch
+
+    settings = Settings(
+        out=out,
+        weights=weights,
+        profile=profile,
+        device=device,
+        jobs=jobs,
+        um_per_px=um_per_px,
+        field_timeout_s=field_timeout,
+    )
+    options = WatchOptions(
+        settle_s=settle,
+        settle_folder_s=settle_folder,
+        poll_s=poll,
+        events=events,
+        min_free_bytes=int(min_free_gb * 1e9),
+        metrics_port=metrics_port,
+        move_done=move_done,
+        move_failed=move_failed,
+    )
+    watch(inbox, settings, options)
+
+
+@app.command()
+def status(
+    reports: Annotated[Path, typer.Argument(help="The --out folder of a `cbctool watch`.")],
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """What became of every slide of a watched folder."""
+    from cbctool.run.journal import status_text
+
+    print(status_text(reports, as_json=json))

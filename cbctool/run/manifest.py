@@ -84,8 +84,8 @@ def finished_slides(out: Path) -> Iterator[Manifest]:
             yield manifest
 
 
-def prepare_output(out: Path) -> None:
-    """Make the output folder, check that it can be written to, and clear up after a run that was killed.
+def prepare_output(out: Path, clear: bool = True) -> None:
+    """Make the output folder, check that it can be written to, and ``clear`` up after a run that was killed.
 
     Raises
     ------
@@ -102,6 +102,8 @@ def prepare_output(out: Path) -> None:
             f"{out}: cannot be written to ({error.strerror}).",
             "Give another --out, or ask for the right to write there.",
         ) from error
+    if not clear:
+        return
     for folder in out.glob(f"{REPLACED_PREFIX}*"):
         place = out / folder.name.removeprefix(REPLACED_PREFIX)
         if place.exists():

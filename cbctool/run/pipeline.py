@@ -231,8 +231,8 @@ class _Run:
         self.analyser = analyser
         self.settings = analyser.settings
         self.pool = analyser._pool
-        self.fields: dict[Future[FieldResult], tuple[_SlideInHand, int, int]] = {}
-        self.reports: dict[Future[dict[str, Any]], _SlideInHand] = {}
+        self.fields: dict[Future[Any], tuple[_SlideInHand, int, int]] = {}
+        self.reports: dict[Future[Any], _SlideInHand] = {}
         self.ready: deque[tuple[_SlideInHand, int]] = deque()  # submitted next, before new slides
         self.unscored: list[tuple[_SlideInHand, int]] = []
         self.waiting: set[int] = set()  # id of slides that only wait for scores
@@ -257,8 +257,10 @@ class _Run:
                 yield from self._score()
                 continue
             done, _ = concurrent.futures.wait(
-                [*self.fields, *self.reports], timeout=1.0, return_when=concurrent.futures.FIRST_COMPLETED
+                {*self.fields, *self.reports}, timeout=1.0, return_when=concurrent.futures.FIRST_COMPLETED
             )
+            if not done:
+                yield FieldsProgress(0, 0)  # a sign of life for whoever keeps a heartbeat
             for future in done:
                 if future in self.fields:
                     yield from self._field_done(future)
@@ -478,11 +480,15 @@ def field_tasks(slide: Slide) -> list[FieldTask]:
     """
     if not slide.whole_slide:
         return [FieldTask(slide.name, field_name(slide, p), p, slide.um_per_px) for p in slide.paths]
-    from cbctool.imaging.whole_slide import open_whole_slide
+    from cbctool.imaging.whole_slide import open_whole_slide, plan_tiles
 
     path = slide.paths[0]
-    with open_whole_slide(path) as whole:
-        return [FieldTask(slide.name, tile.name, path, slide.um_per_px, tile=tile) for tile in whole.tiles()]
+    opened = open_whole_slide(path)
+    try:
+        tiles = plan_tiles(opened)
+    finally:
+        opened.close()
+    return [FieldTask(slide.name, tile.name, path, slide.um_per_px, tile=tile) for tile in tiles]
 
 
 def slide_scale(results: Iterable[FieldResult]) -> Scale | None:

@@ -30,6 +30,7 @@ from cbctool.records import (
 
 if TYPE_CHECKING:
     from cbctool.hematology.profile import Profile
+    from cbctool.imaging.whole_slide import Tile
     from cbctool.report import ReportStyle
 
 
@@ -42,7 +43,7 @@ class FieldTask:
     path: Path
     given_um_per_px: float | None = None
     slide_scale: Scale | None = None
-    tile: Any = None  # imaging.whole_slide.Tile
+    tile: Tile | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +82,7 @@ def analyse_field_task(task: FieldTask) -> FieldResult:
     UnreadableImageError, CalibrationError
         What the user can mend; the slide's other fields go on.
     """
+    from cbctool.imaging import whole_slide
     from cbctool.imaging.field import analyse_field
     from cbctool.imaging.read import read_field
 
@@ -89,34 +91,17 @@ def analyse_field_task(task: FieldTask) -> FieldResult:
         if task.tile is None:
             picture = read_field(task.path, task.slide, task.name)
         else:
-            from cbctool.imaging.whole_slide import read_tile
-
-            picture = read_tile(task.path, task.slide, task.tile)
+            picture = whole_slide.read_tile(task.path, task.tile, task.slide, task.given_um_per_px)
         decoded = time.perf_counter() - began
-        result = analyse_field(picture, given_um_per_px=task.given_um_per_px, slide_scale=task.slide_scale)
+        given = task.given_um_per_px if task.tile is None else None  # a tile's is that of the level read
+        result = analyse_field(picture, given_um_per_px=given, slide_scale=task.slide_scale)
     except MemoryError:
         raise UnreadableImageError(
             f"{task.name}: not enough memory to decode it.", "Save it smaller, or use fewer --jobs."
         ) from None
     if task.tile is not None:
-        result = _keep_owned(result, task.tile)
+        result = whole_slide.keep_owned(task.tile, result)
     return dataclasses.replace(result, seconds={"decode": decoded, **result.seconds})
-
-
-def _keep_owned(result: FieldResult, tile: Any) -> FieldResult:
-    """Only the cells whose centre lies in the tile's core: tiles overlap, and each cell counts once."""
-    import numpy as np
-
-    keep = [i for i, cell in enumerate(result.cells) if tile.owns(cell.row_px, cell.col_px)]
-    place = {old: new for new, old in enumerate(keep)}
-    chosen = [k for k, old in enumerate(result.crop_cells.tolist()) if old in place]
-    return dataclasses.replace(
-        result,
-        cells=tuple(result.cells[i] for i in keep),
-        crops=result.crops[chosen],
-        crop_cells=np.array([place[int(result.crop_cells[k])] for k in chosen], dtype=np.int64),
-        thumbnails=tuple(result.thumbnails[k] for k in chosen),
-    )
 
 
 def report_slide_task(evidence: SlideEvidence, context: RunContext) -> dict[str, Any]:

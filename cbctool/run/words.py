@@ -72,7 +72,8 @@ def closing_table(report: RunReport, out: Path) -> str:
     done += [f"{report.slides_skipped} unchanged"] if report.slides_skipped else []
     done += [f"{report.slides_failed} failed"] if report.slides_failed else []
     lines.append(
-        f"Slides: {', '.join(done)}; {report.fields} fields, {report.cells} cells in {report.seconds:.1f} s. Reports: {out}"
+        f"Slides: {', '.join(done)}; {report.fields} fields, {report.cells} cells in {report.seconds:.1f} s. "
+        f"Reports: {out}"
     )
     if report.failures:
         lines.append(f"{len(report.failures)} picture(s) could not be analysed, see {out / 'failures.csv'}.")
