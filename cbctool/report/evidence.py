@@ -14,7 +14,7 @@ GALLERY_ORDER: tuple[str, ...] = ("unclassified", *LEUKOCYTES, CellClass.ERYTHRO
 
 @dataclass(frozen=True)
 class Shown:
-    """One cell of a gallery: ``number`` field.cell ("3.17"), ``call`` code and probability, ``note`` the second guess."""
+    """One cell of a gallery: ``number`` field.cell ("3.17"), ``call`` code and probability, ``note`` second guess."""
 
     observation: Observation
     number: str
@@ -102,19 +102,23 @@ def flags_of_cells(result: SlideResult) -> Mapping[tuple[str, int], tuple[str, .
     return found
 
 
-def flagged_cells(result: SlideResult) -> list[Shown]:
-    """Cells that raised flags: one cell of each flag in turn, the most severe flag first, no cell twice."""
+def flagged_cells(result: SlideResult, most: int) -> tuple[list[Shown], int]:
+    """Cells that raised flags, at most ``most``, and how many there are.
+
+    Each flag gives a cell in turn, so that none is crowded out; what is chosen stands by flag, the most severe first.
+    """
     shown = {(s.observation.field, s.observation.cell.cell): s for s in shown_cells(result)}
     queues = [
         [identity for identity in flag.cells if identity in shown]
         for flag in sorted(result.flags, key=lambda flag: SEVERITY_ORDER[flag.severity])
     ]
-    ordered: dict[tuple[str, int], Shown] = {}
-    for i in range(max((len(queue) for queue in queues), default=0)):
-        for queue in queues:
-            if i < len(queue):
-                ordered.setdefault(queue[i], shown[queue[i]])
-    return list(ordered.values())
+    turns = sorted((turn, place, cell) for place, queue in enumerate(queues) for turn, cell in enumerate(queue))
+    chosen: dict[tuple[str, int], int] = {}
+    for _, place, identity in turns:
+        if len(chosen) < most:
+            chosen.setdefault(identity, place)
+    total = len({identity for queue in queues for identity in queue})
+    return [shown[identity] for identity in sorted(chosen, key=chosen.__getitem__)], total
 
 
 def gallery_groups(result: SlideResult, most: int) -> list[Group]:

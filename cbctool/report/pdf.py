@@ -49,6 +49,7 @@ from cbctool.report.sheet import (
     Sheet,
     register_fonts,
     text_width,
+    tint,
     wrapped,
 )
 from cbctool.report.style import (
@@ -309,7 +310,7 @@ def _chart_row(sheet: Sheet, row: DifferentialRow, place: Callable[[float], floa
         sheet.box(start, middle - 7, place(row.reference_high) - start, 14, fill=BAND)
     if row.percent != row.percent:
         return
-    sheet.box(place(0), middle - 2.5, max(place(row.percent) - place(0), 0.4), 5, fill=colour)
+    sheet.box(place(0), middle - 3, max(place(row.percent) - place(0), 0.4), 6, fill=tint(colour))
     sheet.line(place(row.total_low), middle, place(row.total_high), middle, 0.7)
     for end in (row.total_low, row.total_high):
         sheet.line(place(end), middle - 2.5, place(end), middle + 2.5, 0.7)
@@ -341,15 +342,14 @@ def _panels(sheet: Sheet, result: SlideResult, y: float) -> float:
 
 def _strip(sheet: Sheet, result: SlideResult, y: float, bottom: float) -> None:
     """Cells that raised flags, the most severe flag first, as many as there is room for."""
-    shown = flagged_cells(result)
-    room = int((bottom - y) // GALLERY_STEP[1])
-    if not shown or room < 1:
-        return
     columns = int(sheet.inner // GALLERY_STEP[0])
-    most = columns * min(room, 3)
-    more = f"; {most} of {len(shown)}" if len(shown) > most else ""
+    rows = min(int((bottom - y) // GALLERY_STEP[1]), 3)
+    shown, total = flagged_cells(result, columns * max(rows, 0))
+    if not shown:
+        return
+    more = f": {len(shown)} of {total}" if total > len(shown) else ""
     sheet.text(MARGIN, y, f"Cells that raised flags{more}", 9.5, bold=True)
-    for i, cell in enumerate(shown[:most]):
+    for i, cell in enumerate(shown):
         x = MARGIN + (i % columns) * GALLERY_STEP[0]
         _thumbnail(sheet, cell, x, y + 6 + (i // columns) * GALLERY_STEP[1])
 
@@ -399,8 +399,8 @@ def _galleries(pages: _Pages, style: ReportStyle) -> None:
     columns = int(sheet.inner // GALLERY_STEP[0])
     y = pages.turn(title)
     intro = (
-        "Most doubtful first. Below each picture: code and probability of the call, the cell's number (field.cell), and "
-        "the second guess in grey. A heavy frame: the cell raised a flag."
+        "Most doubtful first. Below each picture: code and probability of the call, the cell's number (field.cell), "
+        "and the second guess in grey. A heavy frame: the cell raised a flag."
     )
     y = sheet.paragraph(MARGIN, y, intro, sheet.inner, 6.8, colour=GREY) + 6
     for group in groups:

@@ -174,6 +174,12 @@ class Sheet:
         return float(w * scale)
 
 
+def tint(colour: str, white: float = 0.5) -> str:
+    """The colour mixed with white, so that black lines stand out on it, also in grey."""
+    parts = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return "#" + "".join(f"{round(255 * white + v * (1 - white)):02x}" for v in parts)
+
+
 def one_line(text: str) -> str:
     """Control characters (line feeds in file names) to spaces, what is not Unicode to escapes."""
     text = text.encode("utf-8", "backslashreplace").decode("utf-8")

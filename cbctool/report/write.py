@@ -7,12 +7,13 @@ caller made and renames into place; files of the run are written beside their pl
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from cbctool.errors import OutputError
 from cbctool.records import Failure, FlagRule, SlideResult
+from cbctool.report.html import index_html, report_html
 from cbctool.report.names import overlay_names
 from cbctool.report.pdf import report_pdf
 from cbctool.report.pictures import boxes_of, by_field, evidence_zip, fields_to_show, overlay_jpeg
@@ -60,13 +61,19 @@ def write_slide(result: SlideResult, folder: Path, style: ReportStyle, rules: Se
             files[names[summary.name]] = overlay_jpeg(summary.preview_jpeg, boxes)
     if "pdf" in style.outputs:
         files["report.pdf"] = report_pdf(result, style, rules)
+    if "html" in style.outputs:
+        files["report.html"] = report_html(result, style, rules, overlays).encode("utf-8", "backslashreplace")
     return [_write(folder / name, data) for name, data in files.items()]
 
 
 def write_run(
-    folder: Path, rows: Iterable[Mapping[str, Any]], failures: Iterable[Failure], style: ReportStyle
+    folder: Path,
+    rows: Iterable[Mapping[str, Any]],
+    failures: Iterable[Failure],
+    style: ReportStyle,
+    folder_of: Callable[[str], str] = str,
 ) -> list[Path]:
-    """Write ``summary.csv`` and ``failures.csv`` over the whole output folder.
+    """Write ``summary.csv``, ``failures.csv`` and ``index.html`` over the whole output folder.
 
     Parameters
     ----------
@@ -77,11 +84,21 @@ def write_run(
         :func:`~cbctool.report.tables.read_table` reads them.
     failures : iterable of Failure
     style : ReportStyle
+    folder_of : callable
+        A slide's name to the name of its folder, for the links.
+
+    Raises
+    ------
+    OutputError
+        Where a file cannot be written or replaced.
     """
-    rows = list(rows)
-    failures = list(failures)
-    files = {"summary.csv": summary_csv(rows), "failures.csv": failures_csv(failures)}
-    return [_replace(folder / name, text.encode()) for name, text in files.items()]
+    rows, failures = list(rows), list(failures)
+    files = {
+        "summary.csv": summary_csv(rows),
+        "failures.csv": failures_csv(failures),
+        "index.html": index_html(rows, failures, style, folder_of),
+    }
+    return [_replace(folder / name, text.encode("utf-8", "backslashreplace")) for name, text in files.items()]
 
 
 def _write(path: Path, data: bytes) -> Path:

@@ -1,0 +1,248 @@
+"""``report.html`` and ``index.html``: self-contained pages; every text of a user is escaped by the template engine."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+from urllib.parse import quote
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from cbctool.records import Adequacy, CellKind, FieldSummary, FlagRule, SlideResult
+from cbctool.report import content
+from cbctool.report.evidence import Shown, doubts, flagged_cells, gallery_groups, numbered_fields
+from cbctool.report.pictures import boxes_of, by_field, fields_to_show
+from cbctool.report.style import (
+    LIMITS,
+    MARKS,
+    OUTSIDE_SIGN,
+    SEVERITY_ORDER,
+    SEVERITY_SIGN,
+    ReportStyle,
+    confirmation,
+    number,
+    report_status,
+)
+
+CHART_WIDTH = 240.0
+FIELD_ROWS = 200
+STRIP = 24
+"""Flagged cells at the head of the page."""
+
+
+@lru_cache(maxsize=1)
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("cbctool.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["number"] = number
+    environment.filters["jpeg"] = _data_url
+    environment.filters["urlpath"] = lambda text: quote(str(text).encode("utf-8", "surrogateescape"))
+    return environment
+
+
+def report_html(
+    result: SlideResult, style: ReportStyle, rules: Sequence[FlagRule], overlays: Mapping[str, str] | None = None
+) -> str:
+    """The report as one HTML file without anything outside it.
+
+    Parameters
+    ----------
+    result : SlideResult
+    style : ReportStyle
+    rules : sequence of FlagRule
+    overlays : mapping of field name to file name, optional
+        Overlay pictures beside the report; a field too many for the page is linked there.
+    """
+    overlays = overlays or {}
+    fields = _fields(result, style, overlays)
+    inline = {name for field in fields for name in field["anchors"]}
+    groups = gallery_groups(result, style.html_cells)
+    strip, flagged = flagged_cells(result, STRIP)
+    numbers = numbered_fields(result)
+
+    def cell(shown: Shown) -> dict[str, Any]:
+        observation = shown.observation
+        anchor = _anchor(numbers, observation.field, observation.cell.cell)
+        overlay = overlays.get(observation.field, "")
+        prediction = observation.prediction
+        reasons = () if prediction is None else (prediction.reason, *prediction.blast_reasons)
+        return {
+            "shown": shown,
+            "href": f"#{anchor}" if anchor in inline else quote(overlay),
+            "title": "; ".join(filter(None, (observation.field, *shown.flags, *dict.fromkeys(reasons)))),
+        }
+
+    return (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            result=result,
+            style=style,
+            status=report_status(result),
+            confirmation=confirmation(result),
+            facts=content.head_facts(result, style),
+            adequacy=content.ADEQUACY_WORDS[result.differential.adequacy],
+            unclassified=content.unclassified_text(result),
+            flags=sorted(result.flags, key=lambda flag: SEVERITY_ORDER[flag.severity]),
+            signs=SEVERITY_SIGN,
+            rows=_rows(result),
+            counted=result.differential.adequacy is not Adequacy.NONE,
+            absolute=any(row.absolute_10e9_per_l == row.absolute_10e9_per_l for row in result.differential.rows),
+            too_few=content.TOO_FEW,
+            chart_width=CHART_WIDTH,
+            ticks=[(tick, _place(tick)) for tick in (0, 1, 5, 10, 25, 50, 75, 100)],
+            chart_key=content.CHART_KEY,
+            panels=content.panels(result),
+            strip=[cell(shown) for shown in strip],
+            flagged=flagged,
+            groups=[(group, [cell(shown) for shown in group.cells], doubts(group)) for group in groups],
+            marks=MARKS,
+            fields=fields,
+            field_headings=content.FIELD_HEADINGS,
+            field_rows=content.field_rows(result, FIELD_ROWS),
+            stain_rows=content.stain_rows(result),
+            method=content.METHOD,
+            method_facts=content.method_facts(result),
+            error_headings=content.ERROR_HEADINGS,
+            error_rows=content.error_rows(result),
+            limits=LIMITS,
+            rules=rules,
+            raised={flag.code for flag in result.flags},
+        )
+    )
+
+
+def _data_url(jpeg: bytes) -> str:
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii")
+
+
+def _place(percent: float) -> float:
+    return CHART_WIDTH * math.sqrt(min(max(percent, 0.0), 100.0) / 100)
+
+
+def _rows(result: SlideResult) -> list[dict[str, Any]]:
+    rows = []
+    for row in result.differential.rows:
+        places = {
+            name: _place(value) if (value := getattr(row, name)) == value else None
+            for name in ("percent", "ci_low", "ci_high", "total_low", "total_high", "reference_low", "reference_high")
+        }
+        rows.append(
+            {
+                "row": row,
+                "mark": MARKS[row.cell_class],
+                "at": places,
+                "outside": OUTSIDE_SIGN.get(row.outside, row.outside),
+                "absolute_outside": OUTSIDE_SIGN.get(row.absolute_outside, row.absolute_outside),
+            }
+        )
+    return rows
+
+
+def _anchor(numbers: Mapping[str, int], field: str, cell: int) -> str:
+    return f"cell-{numbers.get(field, 0)}-{cell}"
+
+
+def _fields(result: SlideResult, style: ReportStyle, overlays: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Fields with their boxes, within the bounds of the style; later ones are left to the overlay files."""
+    numbers = numbered_fields(result)
+    groups = by_field(result.observations)
+    fields = []
+    weight = 0
+    for summary in fields_to_show(result)[: style.html_fields]:
+        weight += len(summary.preview_jpeg)
+        if weight > style.html_preview_bytes:
+            break
+        boxes = [
+            {
+                "anchor": _anchor(numbers, summary.name, box.observation.cell.cell),
+                "platelet": box.observation.cell.kind is CellKind.PLATELET,
+                "counted": box.counted,
+                "mark": MARKS[box.key],
+                "number": box.observation.cell.cell,
+                **{name: round(getattr(box, name), 1) for name in ("left", "top", "right", "bottom")},
+            }
+            for box in boxes_of(summary, groups.get(summary.name, ()))
+        ]
+        fields.append(
+            {
+                "number": numbers[summary.name],
+                "summary": summary,
+                "size": _preview_size(summary),
+                "boxes": boxes,
+                "anchors": [box["anchor"] for box in boxes],
+                "overlay": overlays.get(summary.name, ""),
+            }
+        )
+    return fields
+
+
+def _preview_size(summary: FieldSummary) -> tuple[float, float]:
+    scale = summary.preview_scale
+    return round(summary.width_px * scale, 1), round(summary.height_px * scale, 1)
+
+
+def index_html(
+    rows: Iterable[Mapping[str, Any]],
+    failures: Iterable[Any],
+    style: ReportStyle,
+    folder_of: Callable[[str], str] = str,
+) -> str:
+    """The run as a sortable table, the slides that need a person first.
+
+    Parameters
+    ----------
+    rows : iterable of mappings
+        Rows of ``summary.csv``, values or their text.
+    failures : iterable of Failure
+    style : ReportStyle
+    folder_of : callable
+        A slide's name to the name of its folder.
+    """
+    table = sorted((_index_row(row, folder_of, style) for row in rows), key=lambda row: (row["rank"], row["slide"]))
+    return _environment().get_template("index.html.j2").render(rows=table, failures=list(failures), style=style)
+
+
+_RANK = {"critical": 1, "warning": 3, "note": 4, "": 5}
+
+
+def _index_row(row: Mapping[str, Any], folder_of: Callable[[str], str], style: ReportStyle) -> dict[str, Any]:
+    slide, severity = str(row.get("slide", "")), str(row.get("severity", "") or "")
+    failed = row.get("status") == "failed"
+    # Failed slides first, then critical flags, lost fields and counts too small, warnings, notes.
+    small = row.get("adequacy") == Adequacy.NONE
+    rank = 0 if failed else _RANK.get(severity, 5)
+    if rank > 2 and (row.get("status") == "partial" or small):
+        rank = 2
+    flags = [code for code in str(row.get("flags", "") or "").split(";") if code]
+    page = next((name for name in ("html", "pdf") if name in style.outputs), "")
+    href = f"{quote(folder_of(slide).encode('utf-8', 'surrogateescape'))}/{f'report.{page}' if page else ''}"
+    return {
+        **{name: row.get(name, "") for name in ("status", "leukocytes", "adequacy", "report", "unclassified")},
+        **{name: row.get(name, "") for name in ("sample_id", "comment", "fields")},
+        "nrbc": _text(row.get("nrbc_per_100_wbc", "")),
+        "slide": slide,
+        "severity": "failed" if failed else severity,
+        "flags": flags,
+        "rank": rank,
+        "href": "" if failed else href,
+        "percent": [_text(row.get(f"{name}_percent", "")) for name in INDEX_CLASSES],
+    }
+
+
+INDEX_CLASSES = ("neutrophil", "lymphocyte", "monocyte", "eosinophil", "basophil", "immature_granulocyte")
+
+
+def _text(value: Any) -> str:
+    try:
+        return number(float(value), missing="")
+    except (TypeError, ValueError):
+        return ""
