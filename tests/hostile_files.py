@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import struct
 import zlib
@@ -74,6 +75,7 @@ def lying_tiff(**claims: int) -> bytes:
     )
 
 
+@functools.cache
 def good_files() -> dict[str, bytes]:
     """Map a name to a picture that must be read."""
     rgb = scene()
@@ -131,6 +133,7 @@ def good_files() -> dict[str, bytes]:
     }
 
 
+@functools.cache
 def bad_files() -> dict[str, bytes]:
     """Map a name to a file that must be refused with a sentence."""
     rgb = scene()
