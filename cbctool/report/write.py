@@ -13,6 +13,8 @@ from typing import Any
 
 from cbctool.errors import OutputError
 from cbctool.records import Failure, FlagRule, SlideResult
+from cbctool.report.fhir import result_fhir
+from cbctool.report.hl7 import result_hl7
 from cbctool.report.html import index_html, report_html
 from cbctool.report.names import overlay_names
 from cbctool.report.pdf import report_pdf
@@ -63,6 +65,10 @@ def write_slide(result: SlideResult, folder: Path, style: ReportStyle, rules: Se
         files["report.pdf"] = report_pdf(result, style, rules)
     if "html" in style.outputs:
         files["report.html"] = report_html(result, style, rules, overlays).encode("utf-8", "backslashreplace")
+    if "hl7" in style.outputs:
+        files["result.hl7"] = result_hl7(result, style).encode()
+    if "fhir" in style.outputs:
+        files["fhir.json"] = result_fhir(result, style).encode()
     return [_write(folder / name, data) for name, data in files.items()]
 
 
