@@ -33,7 +33,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from cbctool.imaging.segment import DENSITY_UNIT, Segmentation, split_clump
+from cbctool.imaging.segment import Segmentation
+from cbctool.imaging.split import split_clump
+from cbctool.imaging.stain import DENSITY_UNIT
 from cbctool.records import Cell, CellKind
 
 _STAIN_VECTORS = np.array([[0.650, 0.704, 0.286], [0.072, 0.990, 0.105], [0.268, 0.570, 0.776]])

@@ -1,0 +1,157 @@
+"""Optical density and the stains of a field, judged against its own red cells.
+
+Red cells absorb all three channels in a ratio of their own, which every field tells anew. Two densities vanish on red
+cells, on single and on overlapping ones alike, whatever their depth:
+
+*azure*: what red and green hold beyond the red cells' share of blue. The thiazine dyes of a Romanowsky stain absorb red
+and green but hardly blue (Horobin & Walter 1987, doi 10.1007/BF00494802): nuclei, basophilic and granular cytoplasm,
+platelets.
+
+*eosin*: what green holds beyond the red cells' share of red. Eosin absorbs green alone: eosinophil granules.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+DENSITY_UNIT = 200.0
+"""Grey levels per unit of optical density (log10) in the 8-bit density pictures: 255 is 1.275."""
+
+_LEVELS = np.arange(256, dtype=float)
+_DENSITY_OF_LEVEL = np.clip(np.rint(-np.log10((_LEVELS + 1) / 256) * DENSITY_UNIT), 0, 255).astype(np.uint8)
+
+
+class RedCellColour(NamedTuple):
+    """Absorption of the field's red cells.
+
+    Attributes
+    ----------
+    level : float
+        Median green density of what absorbs, levels of ``DENSITY_UNIT``.
+    red_green_per_blue, green_per_red : float
+        Ratios of densities, the commonest of the field.
+    """
+
+    level: float
+    red_green_per_blue: float
+    green_per_red: float
+
+
+def optical_density(rgb: NDArray[Any]) -> NDArray[Any]:
+    """Optical density (log10) of a picture whose background is 255, in levels of ``DENSITY_UNIT``; (h, w, 3) uint8."""
+    return np.asarray(cv2.LUT(rgb, _DENSITY_OF_LEVEL))
+
+
+def align_channels(density: NDArray[Any]) -> NDArray[Any]:
+    """Undo the lateral chromatic aberration of the lens: lay red and blue on green.
+
+    On BCCD blue is displaced by 0.2 um, which paints an azure rim on every red cell; on ALL-IDB1 the magnification
+    differs between channels. The displacement, a shift plus a difference in magnification, is the least-squares
+    solution of the optical-flow equation (Lucas & Kanade 1981) over the edges of the red cells.
+
+    Parameters
+    ----------
+    density : (h, w, 3) uint8 array
+
+    Returns
+    -------
+    (h, w, 3) uint8 array
+    """
+    height, width = density.shape[:2]
+    planes = list(cv2.split(density))
+    # Every other row is enough: there are thousands of edge pixels.
+    green = planes[1].astype(np.float32)
+    slope_x = cv2.Sobel(planes[1], cv2.CV_16S, 1, 0)
+    slope_y = cv2.Sobel(planes[1], cv2.CV_16S, 0, 1)
+    edge = cv2.add(cv2.convertScaleAbs(slope_x), cv2.convertScaleAbs(slope_y)) > 16
+    wide = cv2.blur(density, (9, 9))
+    azure = wide[..., 0].astype(np.int16) + wide[..., 1] - wide[..., 2]
+    absorbing = wide[..., 1] > 4
+    edge &= absorbing
+    if edge.sum() < 200:
+        return density
+    edge &= azure <= np.percentile(azure[edge], 60)
+    rows, cols = np.nonzero(edge)
+    step = max(1, len(rows) // 8000)
+    rows, cols = rows[::step], cols[::step]
+    dx, dy = slope_x[rows, cols] / 8.0, slope_y[rows, cols] / 8.0
+    y, x = (rows - height / 2) / width, (cols - width / 2) / width
+    for channel in (0, 2):
+        local = wide[rows, cols, channel] / np.maximum(wide[rows, cols, 1].astype(float), 1)
+        columns = (local * green[rows, cols], local * dx, local * dy, local * (dx * x + dy * y), np.ones(len(rows)))
+        design = np.stack(columns, axis=1)
+        target = planes[channel][rows, cols].astype(float)
+        for _ in range(2):
+            solution = np.linalg.lstsq(design, target, rcond=None)[0]
+            residual = np.abs(target - design @ solution)
+            kept = residual <= 3 * np.median(residual) + 1e-6
+            design, target = design[kept], target[kept]
+        if solution[0] < 0.3:  # this channel does not follow green: nothing to align
+            continue
+        shift_x, shift_y, grow = np.clip(solution[1:4] / solution[0], -1.5, 1.5)
+        grow /= width
+        back = np.array(
+            [[1 - grow, 0, -shift_x + grow * width / 2], [0, 1 - grow, -shift_y + grow * height / 2]], dtype=np.float64
+        )
+        planes[channel] = cv2.warpAffine(
+            planes[channel],
+            back,
+            (width, height),
+            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+            borderMode=cv2.BORDER_REPLICATE,
+        )
+    return np.asarray(cv2.merge(planes))
+
+
+def red_cell_colour(density: NDArray[Any], min_od: float) -> RedCellColour:
+    """Level and colour of the field's red cells: the commonest ratios of what absorbs.
+
+    Parameters
+    ----------
+    density : (h, w, 3) uint8 array
+    min_od : float
+        Green density below this is background.
+
+    Returns
+    -------
+    RedCellColour
+        With the medians over PBC and BCCD where the field has too few pixels to tell.
+    """
+    sample = density.reshape(-1, 3)[:: max(1, density.size // 3 // 60000)].astype(np.float32)
+    red, green, blue = sample[:, 0], sample[:, 1], sample[:, 2]
+    absorbing = green > min_od * DENSITY_UNIT
+    if absorbing.sum() < 50:
+        return RedCellColour(18.0, _USUAL_RED_GREEN_PER_BLUE, _USUAL_GREEN_PER_RED)
+    level = float(np.median(green[absorbing]))
+    body = absorbing & (green > 0.6 * level) & (blue >= 4) & (red + green < 110)
+    if body.sum() < 100:
+        return RedCellColour(level, _USUAL_RED_GREEN_PER_BLUE, _USUAL_GREEN_PER_RED)
+    per_blue = _mode((red + green)[body] / blue[body], 0.5, 8.0)
+    alike = body & (np.abs(red + green - per_blue * blue) < 0.25 * (red + green))
+    green_per_red = float(np.median(green[alike] / np.maximum(red[alike], 1.0))) if alike.sum() > 50 else 1.5
+    return RedCellColour(level, per_blue, green_per_red)
+
+
+_USUAL_RED_GREEN_PER_BLUE = 2.3
+_USUAL_GREEN_PER_RED = 1.8
+
+
+def _mode(values: NDArray[Any], low: float, high: float) -> float:
+    counts, edges = np.histogram(values, bins=75, range=(low, high))
+    smooth = np.convolve(counts, np.ones(5), mode="same")
+    best = int(np.argmax(smooth))
+    return float((edges[best] + edges[best + 1]) / 2)
+
+
+def azure_density(density: NDArray[Any], colour: RedCellColour) -> NDArray[Any]:
+    """Density in red and green that red cells of that blue density would not have; (h, w) uint8."""
+    return np.asarray(cv2.transform(density, np.array([[1.0, 1.0, -colour.red_green_per_blue]])))
+
+
+def eosin_density(density: NDArray[Any], colour: RedCellColour) -> NDArray[Any]:
+    """Density in green that red cells of that red density would not have; (h, w) uint8."""
+    return np.asarray(cv2.transform(density, np.array([[-colour.green_per_red, 1.0, 0.0]])))
