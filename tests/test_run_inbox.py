@@ -1,0 +1,128 @@
+"""Watching a folder: what has come to rest, on a clock that the test turns."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from cbctool.run.inbox import Inbox
+
+
+def names(settled: list) -> list[str]:
+    return [one.path.name for one in settled]
+
+
+@pytest.fixture
+def inbox(tmp_path: Path) -> Inbox:
+    (tmp_path / "in").mkdir()
+    return Inbox(tmp_path / "in", settle_s=5, settle_folder_s=300)
+
+
+def test_a_file_settles_after_five_quiet_seconds_and_is_told_once(inbox: Inbox) -> None:
+    (inbox.folder / "a.jpg").write_bytes(b"1")
+    assert inbox.scan(0) == []
+    assert inbox.next_due(0) == 5
+    assert inbox.scan(4.9) == []
+    assert names(inbox.scan(5)) == ["a.jpg"]
+    assert inbox.scan(100) == []
+    assert inbox.next_due(100) == float("inf")
+
+
+def test_a_file_that_grows_starts_to_settle_anew(inbox: Inbox) -> None:
+    path = inbox.folder / "a.jpg"
+    path.write_bytes(b"1")
+    inbox.scan(0)
+    path.write_bytes(b"12")
+    assert inbox.scan(5) == []
+    assert inbox.scan(9) == []
+    assert names(inbox.scan(10)) == ["a.jpg"]
+
+
+def test_an_old_modification_time_does_not_make_a_new_file_look_settled(inbox: Inbox) -> None:
+    path = inbox.folder / "a.jpg"
+    path.write_bytes(b"1")
+    os.utime(path, (0, 0))  # as `cp -p` leaves it
+    assert inbox.scan(1000) == []
+
+
+def test_a_changed_file_is_told_again(inbox: Inbox) -> None:
+    path = inbox.folder / "a.jpg"
+    path.write_bytes(b"1")
+    inbox.scan(0)
+    assert names(inbox.scan(5)) == ["a.jpg"]
+    path.write_bytes(b"22")
+    assert inbox.scan(6) == []
+    assert names(inbox.scan(11)) == ["a.jpg"]
+
+
+def test_a_folder_waits_for_the_microscopist_or_for_the_file_done(inbox: Inbox) -> None:
+    slide = inbox.folder / "slide"
+    slide.mkdir()
+    assert inbox.scan(0) == []  # empty: nothing to settle
+    (slide / "1.jpg").write_bytes(b"1")
+    inbox.scan(10)
+    assert inbox.scan(100) == []
+    (slide / "2.jpg").write_bytes(b"2")
+    inbox.scan(200)
+    assert inbox.scan(499) == []
+    (slide / "done").touch()
+    inbox.scan(499)
+    assert names(inbox.scan(504)) == ["slide"]
+
+
+def test_a_folder_without_done_settles_in_the_end(inbox: Inbox) -> None:
+    slide = inbox.folder / "slide"
+    slide.mkdir()
+    (slide / "1.jpg").write_bytes(b"1")
+    inbox.scan(0)
+    assert names(inbox.scan(300)) == ["slide"]
+
+
+def test_temporary_files_are_not_seen(inbox: Inbox) -> None:
+    for name in (".hidden.jpg", "a.jpg.part", "~$a.jpg", "Thumbs.db", "b.tmp"):
+        (inbox.folder / name).write_bytes(b"1")
+    inbox.scan(0)
+    assert inbox.scan(1000) == []
+
+
+def test_links_out_of_the_inbox_are_refused_and_links_within_followed(inbox: Inbox, tmp_path: Path) -> None:
+    (tmp_path / "outside.jpg").write_bytes(b"1")
+    (inbox.folder / "inside.jpg").write_bytes(b"1")
+    (inbox.folder / "out.jpg").symlink_to(tmp_path / "outside.jpg")
+    (inbox.folder / "in.jpg").symlink_to(inbox.folder / "inside.jpg")
+    (inbox.folder / "loop.jpg").symlink_to(inbox.folder / "loop.jpg")
+    inbox.scan(0)
+    assert names(inbox.scan(5)) == ["in.jpg", "inside.jpg"]
+
+
+def test_a_share_that_drops_out_and_comes_back_loses_nothing(inbox: Inbox) -> None:
+    (inbox.folder / "a.jpg").write_bytes(b"1")
+    inbox.scan(0)
+    assert names(inbox.scan(5)) == ["a.jpg"]
+    away = inbox.folder.with_name("away")
+    inbox.folder.rename(away)
+    assert inbox.scan(6) == []
+    assert not inbox.reachable
+    away.rename(inbox.folder)
+    assert inbox.scan(7) == []  # known, not told again
+    assert inbox.reachable
+
+
+def test_what_vanishes_and_returns_is_told_again(inbox: Inbox) -> None:
+    path = inbox.folder / "a.jpg"
+    path.write_bytes(b"1")
+    inbox.scan(0)
+    inbox.scan(5)
+    path.unlink()
+    inbox.scan(6)
+    path.write_bytes(b"1")
+    inbox.scan(7)
+    assert names(inbox.scan(12)) == ["a.jpg"]
+
+
+def test_a_fifo_is_not_waited_for(inbox: Inbox) -> None:
+    os.mkfifo(inbox.folder / "pipe.jpg")
+    inbox.scan(0)
+    assert inbox.scan(1000) == []

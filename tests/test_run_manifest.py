@@ -1,0 +1,94 @@
+"""What was done before: identity, manifests, and folders that appear whole."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from cbctool.errors import OutputError
+from cbctool.records import Slide
+from cbctool.run import manifest
+
+SLIDE = Slide("a", Path("in"), (Path("in/a.jpg"),))
+INPUTS = {"a.jpg": "00ff"}
+
+
+def identity(slide: Slide = SLIDE, inputs: dict[str, str] = INPUTS, weights: str = "w", **options: object) -> str:
+    return manifest.identity(slide, inputs, weights, options)
+
+
+def test_identity_changes_with_everything_that_changes_numbers() -> None:
+    base = identity()
+    assert identity() == base
+    changed = [
+        identity(inputs={"a.jpg": "00fe"}),
+        identity(inputs={"b.jpg": "00ff"}),
+        identity(weights="v"),
+        identity(um_per_px=0.1),
+        identity(dataclasses.replace(SLIDE, wbc_10e9_per_l=5.0)),
+        identity(dataclasses.replace(SLIDE, name="b")),
+        identity(dataclasses.replace(SLIDE, warnings=("same content as b",))),
+    ]
+    assert len({base, *changed}) == len(changed) + 1
+
+
+def test_identity_does_not_depend_on_where_the_slide_lies() -> None:
+    assert identity(dataclasses.replace(SLIDE, root=Path("other"), paths=(Path("other/a.jpg"),))) == identity()
+
+
+def test_content_hash_ignores_names_and_order() -> None:
+    assert manifest.content_sha256({"a": "1", "b": "2"}) == manifest.content_sha256({"x": "2", "y": "1"})
+    assert manifest.content_sha256({"a": "1"}) != manifest.content_sha256({"a": "2"})
+
+
+def test_manifest_round_trip(tmp_path: Path) -> None:
+    one = manifest.Manifest("a", "id", "content", [3], INPUTS, {"slide": "a", "leukocytes": 7})
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / manifest.MANIFEST).write_text(manifest.manifest_text(one))
+    assert manifest.read_manifest(tmp_path / "a") == one
+    assert list(manifest.finished_slides(tmp_path)) == [one]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"slide": "a"}', "\xff\xfe"])
+def test_a_broken_manifest_is_none_so_that_the_slide_is_redone(tmp_path: Path, text: str) -> None:
+    (tmp_path / manifest.MANIFEST).write_text(text, encoding="latin-1")
+    assert manifest.read_manifest(tmp_path) is None
+
+
+def test_put_in_place_replaces_a_folder_whole(tmp_path: Path) -> None:
+    for content in ("old", "new"):
+        folder = manifest.partial_folder(tmp_path, "a")
+        (folder / content).touch()
+        manifest.put_in_place(folder, tmp_path / "a")
+    assert [p.name for p in (tmp_path / "a").iterdir()] == ["new"]
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+def test_preparing_clears_up_after_a_run_that_was_killed(tmp_path: Path) -> None:
+    (tmp_path / ".partial-1-2").mkdir()
+    (tmp_path / ".replaced-lost").mkdir()  # killed between the two renames: the old report is all there is
+    (tmp_path / ".replaced-lost" / "report.pdf").touch()
+    (tmp_path / ".replaced-stands").mkdir()
+    (tmp_path / "stands").mkdir()
+    manifest.prepare_output(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["lost", "stands"]
+    assert (tmp_path / "lost" / "report.pdf").exists()
+
+
+def test_an_output_folder_that_cannot_be_is_said_so(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="cannot be written to"):
+        manifest.prepare_output(tmp_path / "file" / "reports")
+
+
+def test_writing_atomically_leaves_no_half_file(tmp_path: Path) -> None:
+    place = tmp_path / "run.json"
+    manifest.write_atomically(place, "one")
+    manifest.write_atomically(place, "two")
+    assert place.read_text() == "two"
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OutputError):
+        manifest.write_atomically(tmp_path / "folder", "text")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["folder", "run.json"]
