@@ -151,7 +151,7 @@ def content_sha256(slide: Slide) -> str:
 def natural_key(name: str) -> tuple[list[tuple[int, int, str]], str]:
     """Sort key in which ``field 2`` comes before ``field 10``."""
     parts = re.findall(r"([0-9]+)|([^0-9]+)", unicodedata.normalize("NFC", name).casefold())
-    return [(0, int(digits[:40]), digits) if digits else (1, 0, text) for digits, text in parts], name
+    return [(0, int(digits), "") if digits else (1, 0, text) for digits, text in parts], name
 
 
 def clean_name(name: str) -> str:
@@ -230,7 +230,8 @@ def _list(folder: Path) -> _Listing:
 
 def _folder(path: Path) -> Discovery:
     top = _list(path)
-    slides = [_file_slide(one) for one in top.pictures] + [_file_slide(one, True) for one in top.whole_slides]
+    slides = [(_file_slide(one), one.name) for one in top.pictures]
+    slides += [(_file_slide(one, True), one.name) for one in top.whole_slides]
     failures, ignored, notes = top.failures, top.ignored, []
     for folder in top.folders:
         try:
@@ -244,9 +245,9 @@ def _folder(path: Path) -> Discovery:
         inner = _list(folder)
         failures += [replace(one, slide=clean_name(folder.name)) for one in inner.failures]
         ignored += [f"{folder.name}/{one}" for one in inner.ignored]
-        slides += [_file_slide(one, True) for one in inner.whole_slides]
+        slides += [(_file_slide(one, True), f"{folder.name} {one.name}") for one in inner.whole_slides]
         if inner.pictures:
-            slides.append(Slide(clean_name(folder.name), folder, tuple(inner.pictures)))
+            slides.append((Slide(clean_name(folder.name), folder, tuple(inner.pictures)), folder.name))
         for deeper in inner.folders:
             notes.append(
                 f"{printable(deeper.relative_to(path))} lies deeper than one folder and was skipped; "
@@ -288,26 +289,22 @@ def _file_slide(path: Path, whole_slide: bool = False) -> Slide:
     return Slide(clean_name(path.stem), path.parent, (path,), whole_slide)
 
 
-def _unique_names(slides: Iterable[Slide]) -> tuple[Slide, ...]:
-    """Make names differ, also where a file system ignores case: clashing files keep their ending, then get a number."""
+def _unique_names(slides: Iterable[tuple[Slide, str]]) -> tuple[Slide, ...]:
+    """Make names differ, also where a file system ignores case: a slide that clashes takes its longer name, then a number.
+
+    ``slides`` come with that longer name: the file's with its ending.
+    """
 
     def key(name: str) -> str:
         return folder_name(unicodedata.normalize("NFC", name)).casefold()
 
-    ordered = sorted(slides, key=lambda one: natural_key(one.name))
-    counts = Counter(key(one.name) for one in ordered)
+    ordered = sorted(slides, key=lambda one: natural_key(one[1]))
+    counts = Counter(key(slide.name) for slide, _ in ordered)
     taken: set[str] = set()
     result = []
-    for slide in ordered:
-        name = slide.name
-        is_file = (
-            slide.paths[0].parent == slide.root
-            and len(slide.paths) == 1
-            and slide.name == clean_name(slide.paths[0].stem)
-        )
-        if counts[key(name)] > 1 and is_file:
-            name = clean_name(slide.paths[0].name)
-        base, number = name, 2
+    for slide, longer in ordered:
+        name = base = clean_name(longer) if counts[key(slide.name)] > 1 else slide.name
+        number = 2
         while key(name) in taken:
             name, number = f"{base}-{number}", number + 1
         taken.add(key(name))
