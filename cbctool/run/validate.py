@@ -105,7 +105,12 @@ def validate(
             raise UsageError("--split: one split of a file at a time.", "Give --split test.")
         split = options.splits[0] if options.splits else None
         return validate_crops(
-            source, split=split, um_per_px=options.um_per_px, weights=options.weights, device=options.device
+            source,
+            split=split,
+            um_per_px=options.um_per_px,
+            weights=options.weights,
+            device=options.device,
+            progress=progress,
         )
     assert fields is not None
     if truth is None:
@@ -208,15 +213,21 @@ def insult_figures(
 
 
 def validate_crops(
-    source: Path, *, split: str | None = None, um_per_px: float | None = None, weights: Path | None, device: str
+    source: Path,
+    *,
+    split: str | None = None,
+    um_per_px: float | None = None,
+    weights: Path | None = None,
+    device: str = "auto",
+    progress: Progress | None = None,
 ) -> Validation:
     """Classify single-cell pictures with known classes: an ``.npz`` in MedMNIST's layout, or a folder per class."""
     from cbctool.run.score_crops import score_bloodmnist, score_crop_folder
 
     if source.suffix.lower() == ".npz":
-        figures = score_bloodmnist(source, split or "test", weights=weights, device=device)
+        figures = score_bloodmnist(source, split or "test", weights, device, progress)
     else:
-        figures = score_crop_folder(source, um_per_px=um_per_px, weights=weights, device=device)
+        figures = score_crop_folder(source, um_per_px, weights=weights, device=device, progress=progress)
     return Validation({"version": __version__, "validated": "crops", **figures})
 
 
@@ -345,9 +356,9 @@ def summary(figures: Mapping[str, Any]) -> str:
     lines = [f"{name:<34} {value}" for name, value in headline(figures)]
     if fields := figures.get("fields"):
         counts = f"{fields['judged']} judged of {fields['pictures']}, {fields['without_annotation']} without annotation"
-        lines.insert(
-            0, f"{'fields':<34} {counts}, {len(fields['failed'])} failed, {len(fields['unfit'])} unfit to count"
-        )
+        out_of = f"{len(fields['failed'])} failed, {len(fields['unfit'])} unfit to count"
+        lines.insert(0, f"{'fields':<34} {counts}, {out_of}")
+        lines += [f"failed: {f['error']} {f['advice']}" for f in fields["failed"]]
     if faults := figures.get("truth_faults"):
         lines.append(f"{len(faults)} faults of the annotation:")
         lines += [f"  {f['source']}: {f['what']}" for f in faults]
