@@ -1,4 +1,12 @@
-"""Red cells: what absorbs and is no nucleated cell, taken apart where cells touch or overlap."""
+"""Red cells: found by the circle that their edges vote for, outlined by the best closed path around it.
+
+Red cells touch, overlap and lie in piles, so that no threshold parts them; but each is a disc of known size, and where
+two overlap both outlines are seen. Every edge pixel votes for the centres that lie a red-cell radius up its density
+gradient (Kimme, Ballard & Sklansky 1975, gradient-directed circle Hough transform). Around each peak of votes the outline
+is the closed path, one radius per ray, with the largest total drop of density outwards, by dynamic programming (cf.
+Malpica & Ortiz 2001; Schmidt et al. 2018 for star-convex outlines). Candidates that claim the same cell are settled by
+the share of their outline that shows an edge.
+"""
 
 from __future__ import annotations
 
@@ -9,35 +17,212 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from cbctool.imaging.split import disk, fill_holes, split_clump
+from cbctool.imaging.split import disk, fill_holes
 
 
 @dataclass(frozen=True)
 class RedCellOptions:
-    """How red cells are told and taken apart."""
+    """How red cells are told and taken apart.
+
+    Attributes
+    ----------
+    min_um2 : float
+        Smaller bodies are not counted.
+    hole_um2 : float
+        Holes up to this size are central pallor: 5.6 um across, three quarters of a cell.
+    vote_um_per_px : float
+        Scale of the votes: a cell's radius is 7.5 px.
+    vote_um : tuple of float
+        Radii that edges vote for.
+    ray_um : tuple of float
+        Radii that outlines may take.
+    rays : int
+    """
 
     min_um2: float = 8.0
     hole_um2: float = 25.0
-    min_seed_radius_um: float = 2.0
-    saddle: float = 0.85
+    vote_um_per_px: float = 0.5
+    vote_um: tuple[float, float] = (2.75, 4.25)
+    edge_share: float = 0.12
+    peak_um: float = 1.5
+    min_votes: float = 0.25
+    ray_um: tuple[float, float] = (1.5, 6.0)
+    rays: int = 32
+    min_support: float = 0.45
+    same_cell: float = 0.45
 
 
 def find_red_cells(
-    density: NDArray[Any], foreground: NDArray[Any], cell_labels: NDArray[Any], um: float, options: RedCellOptions
+    density: NDArray[Any],
+    foreground: NDArray[Any],
+    cell_labels: NDArray[Any],
+    red_level: float,
+    um: float,
+    options: RedCellOptions,
 ) -> NDArray[Any]:
-    """Label red cells; (h, w) int32, from 1."""
+    """Outline the red cells of a field.
+
+    Parameters
+    ----------
+    density : (h, w, 3) uint8 array
+        Optical density.
+    foreground : (h, w) uint8 array
+        1 where anything absorbs.
+    cell_labels : (h, w) array
+        Non-zero in nucleated cells and artefacts.
+    red_level : float
+        Green density of the red cells, levels.
+    um : float
+        Micrometres per pixel.
+    options : RedCellOptions
+
+    Returns
+    -------
+    (N, rays, 2) float32 array
+        Row and column of each outline's points, going round.
+    """
     mask = foreground * (cell_labels == 0).astype(np.uint8)
     mask = fill_holes(mask, options.hole_um2 / um**2)
     mask = cv2.morphologyEx(mask, cv2.MORPH_OPEN, disk(0.5 / um))
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=4)
-    out = np.zeros(labels.shape, np.int32)
-    found = 0
-    for label in range(1, count):
-        if stats[label, cv2.CC_STAT_AREA] * um**2 < options.min_um2:
-            continue
-        x, y, w, h = stats[label, :4]
-        window = (slice(y, y + h), slice(x, x + w))
-        parts = split_clump(labels[window] == label, options.min_seed_radius_um / um, options.saddle)
-        out[window] += np.where(parts > 0, parts + found, 0)
-        found += int(parts.max())
-    return out
+    # green and blue: haemoglobin absorbs both, platelets and stain hardly blue
+    absorbance = cv2.transform(density, np.array([[0.0, 0.5, 0.5]]))
+    absorbance[mask == 0] = 0
+    seeds = _seeds(absorbance, mask, red_level, um, options)
+    if len(seeds) == 0:
+        return np.zeros((0, options.rays, 2), np.float32)
+    radii, support = _outlines(absorbance, mask, seeds, red_level, um, options)
+    kept = _settle(seeds, radii, support, um, options)
+    angles = 2 * np.pi * np.arange(options.rays) / options.rays
+    direction = np.stack([np.sin(angles), np.cos(angles)], axis=1)
+    return np.asarray(seeds[kept, np.newaxis] + radii[kept, :, np.newaxis] / um * direction, dtype=np.float32)
+
+
+def _seeds(
+    absorbance: NDArray[Any], mask: NDArray[Any], red_level: float, um: float, options: RedCellOptions
+) -> NDArray[Any]:
+    """Centres (n, 2) that the edges vote for, and one per body that has none."""
+    zoom = um / options.vote_um_per_px
+    height, width = max(1, round(mask.shape[0] * zoom)), max(1, round(mask.shape[1] * zoom))
+    small = cv2.resize(absorbance, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32)
+    dx = cv2.Sobel(small, cv2.CV_32F, 1, 0, scale=1 / 8)
+    dy = cv2.Sobel(small, cv2.CV_32F, 0, 1, scale=1 / 8)
+    steep = np.hypot(dx, dy)
+    rows, cols = np.nonzero(steep > options.edge_share * red_level)
+    slope = steep[rows, cols]
+    weight = np.minimum(slope / (0.3 * red_level), 1.0)
+    low, high = (radius / options.vote_um_per_px for radius in options.vote_um)
+    reach = np.arange(low, high + 0.5, 1.0)
+    to_row = np.rint(rows + reach[:, np.newaxis] * (dy[rows, cols] / slope)).astype(np.int64)
+    to_col = np.rint(cols + reach[:, np.newaxis] * (dx[rows, cols] / slope)).astype(np.int64)
+    inside = (to_row >= 0) & (to_row < height) & (to_col >= 0) & (to_col < width)
+    weights = np.broadcast_to(weight, to_row.shape)[inside]
+    votes = np.bincount(to_row[inside] * width + to_col[inside], weights, height * width)
+    votes = cv2.GaussianBlur(votes.reshape(height, width).astype(np.float32), (0, 0), 1.5)
+    # an ideal disc: its whole perimeter, edges about two pixels wide, spread over the blur
+    ideal = 2 * np.pi * 0.5 * (low + high) * 2 / (2 * np.pi * (1.5**2 + 0.6))
+    size = 2 * max(1, round(options.peak_um / options.vote_um_per_px / 2)) + 1
+    peaks = (votes == cv2.dilate(votes, np.ones((size, size), np.uint8))) & (votes > options.min_votes * ideal)
+    found = (np.argwhere(peaks) + 0.5) / zoom - 0.5
+
+    # bodies without a vote: cut by the edge, or of another shape
+    _, labels, stats, centroids = cv2.connectedComponentsWithStats(mask, connectivity=4)
+    has_seed = np.zeros(len(stats), bool)
+    if len(found):
+        place = np.clip(np.rint(found).astype(int), 0, np.array(mask.shape) - 1)
+        on_mask = labels[place[:, 0], place[:, 1]]
+        has_seed[on_mask] = True
+        found = found[on_mask > 0]
+    has_seed[0] = True
+    alone = ~has_seed & (stats[:, cv2.CC_STAT_AREA] * um**2 >= options.min_um2)
+    return np.concatenate([found.reshape(-1, 2), centroids[alone][:, ::-1].reshape(-1, 2)])
+
+
+def _outlines(
+    absorbance: NDArray[Any],
+    mask: NDArray[Any],
+    seeds: NDArray[Any],
+    red_level: float,
+    um: float,
+    options: RedCellOptions,
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Best closed outline around each seed: radii (n, rays), um, and the share of it that shows an edge (n,)."""
+    radius = np.arange(options.ray_um[0], options.ray_um[1] + 1e-6, um)
+    angles = 2 * np.pi * np.arange(options.rays) / options.rays
+    direction = np.stack([np.sin(angles), np.cos(angles)], axis=1)
+    reach = np.concatenate([[0.0], radius, [radius[-1] + um]]) / um
+    points = seeds[:, np.newaxis, np.newaxis] + reach[:, np.newaxis] * direction[:, np.newaxis]  # (n, rays, r, 2)
+    height, width = mask.shape
+    row = np.rint(points[..., 0]).astype(np.int32)
+    col = np.rint(points[..., 1]).astype(np.int32)
+    outside_field = (row < 0) | (row >= height) | (col < 0) | (col >= width)
+    np.clip(row, 0, height - 1, out=row)
+    np.clip(col, 0, width - 1, out=col)
+    level = absorbance[row, col].astype(np.float32)
+    inside = (mask[row, col] > 0) & ~outside_field
+    # drop of density outwards across each radius
+    drop = (level[..., :-2] - level[..., 2:]) / red_level
+    # once the ray has left the foreground, there is no cell any more
+    left = np.cumsum(~inside[..., 1:-1], axis=-1) > 1
+    # at the border of the field there is no edge to see: neither for nor against
+    seen = ~outside_field[..., 1:-1]
+    gain = np.clip(drop, -0.5, 1.0)
+    cut = outside_field[..., 1:-1]
+    gain = np.where(cut, 0.1, gain)
+    prior = -0.15 * np.clip(np.abs(radius - 3.75) - 0.75, 0, None)
+    gain = gain + prior - 2.0 * (left & seen)
+    path = _closed_paths(gain)
+    chosen = np.take_along_axis(np.where(cut, np.nan, np.clip(drop, -0.5, 1.0)), path[..., np.newaxis], -1)[..., 0]
+    visible = ~np.isnan(chosen)
+    edges = (chosen > 0.12) & visible
+    support = edges.sum(axis=1) / np.maximum(visible.sum(axis=1), 1)
+    support = np.where(visible.sum(axis=1) < options.rays / 4, 0.0, support)
+    radii = radius[path]
+    return radii, support
+
+
+def _closed_paths(gain: NDArray[Any]) -> NDArray[Any]:
+    """Path of largest gain round each (n, rays, r) array, one step of radius per ray at most; (n, rays) indices.
+
+    Viterbi's algorithm run twice round, so that the end meets the beginning.
+    """
+    count, rays, steps = gain.shape
+    total = np.zeros((count, steps), gain.dtype)
+    back = np.empty((2 * rays, count, steps), np.int8)
+    for turn in range(2 * rays):
+        padded = np.pad(total, ((0, 0), (1, 1)), constant_values=-1e9)
+        options = np.stack([padded[:, :-2] - 0.02, padded[:, 1:-1], padded[:, 2:] - 0.02])
+        choice = options.argmax(axis=0)
+        back[turn] = choice - 1
+        total = np.take_along_axis(options, choice[np.newaxis], 0)[0] + gain[:, turn % rays]
+    path = np.empty((count, rays), np.int64)
+    here = total.argmax(axis=1)
+    everyone = np.arange(count)
+    for turn in range(2 * rays - 1, rays // 2 - 1, -1):
+        if turn < rays + rays // 2:
+            path[:, turn % rays] = here
+        here = here + back[turn, everyone, here]
+    return path
+
+
+def _settle(
+    seeds: NDArray[Any], radii: NDArray[Any], support: NDArray[Any], um: float, options: RedCellOptions
+) -> NDArray[Any]:
+    """Indices of the candidates kept: best supported first, none that shares too much of its box with a better one."""
+    angles = 2 * np.pi * np.arange(options.rays) / options.rays
+    rows = seeds[:, :1] * um + radii * np.sin(angles)
+    cols = seeds[:, 1:] * um + radii * np.cos(angles)
+    top, bottom, left, right = rows.min(1), rows.max(1), cols.min(1), cols.max(1)
+    area = (bottom - top) * (right - left)
+    polygon = 0.5 * np.sin(2 * np.pi / options.rays) * (radii * np.roll(radii, 1, axis=1)).sum(axis=1)
+    order = np.argsort(-support, kind="stable")
+    order = order[(support[order] >= options.min_support) & (polygon[order] >= options.min_um2)]
+    kept: list[int] = []
+    for candidate in order:
+        if kept:
+            height = np.minimum(bottom[kept], bottom[candidate]) - np.maximum(top[kept], top[candidate])
+            width = np.minimum(right[kept], right[candidate]) - np.maximum(left[kept], left[candidate])
+            shared = np.clip(height, 0, None) * np.clip(width, 0, None)
+            if (shared > options.same_cell * np.minimum(area[kept], area[candidate]) * 1.35).any():
+                continue
+        kept.append(int(candidate))
+    return np.array(sorted(kept), dtype=np.int64)

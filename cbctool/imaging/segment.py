@@ -72,8 +72,8 @@ class Segmentation:
         Kind of each label in ``cell_labels``, label 1 first.
     reasons : tuple of str
         Of the artefacts; "" for the others.
-    red_labels : (h, w) int32 array
-        Red cells, from 1.
+    red_outlines : (N, K, 2) float32 array
+        Row and column of the points round each red cell; overlapping cells have overlapping outlines.
     """
 
     um_per_px: float
@@ -85,7 +85,7 @@ class Segmentation:
     nuclei: NDArray[Any]
     kinds: tuple[CellKind, ...]
     reasons: tuple[str, ...]
-    red_labels: NDArray[Any]
+    red_outlines: NDArray[Any]
 
 
 def working_copy(rgb: NDArray[Any], um_per_px: float, working_um_per_px: float) -> NDArray[Any]:
@@ -132,7 +132,7 @@ def segment(
     nucleated = len(kinds)
     kinds += [CellKind.PLATELET] * int(platelet_labels.max())
     reasons += [""] * (len(kinds) - nucleated)
-    red_labels = find_red_cells(density, foreground, cell_labels, um, options.red_cells)
+    red_outlines = find_red_cells(density, foreground, cell_labels, colour.level, um, options.red_cells)
     cell_labels = np.where(platelet_labels > 0, platelet_labels + nucleated, cell_labels)
     return Segmentation(
         um,
@@ -144,5 +144,5 @@ def segment(
         nuclei,
         tuple(kinds),
         tuple(reasons),
-        red_labels,
+        red_outlines,
     )
