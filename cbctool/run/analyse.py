@@ -115,7 +115,11 @@ def analyse(
                     on_outcome(outcome)
         finally:
             # Also after Ctrl-C or a full disk: what is finished is in the tables.
-            failures = [*found.failures, *(f for one in (*done, *failed) for f in one.failures)]
+            failures = [
+                *found.failures,
+                *(failure for one in done for failure in one.failures),
+                *(failure for one in failed for failure in one.failures),
+            ]
             report = RunReport(
                 rows=tuple(_in_order(slides, done, failed)),
                 failures=tuple(failures),

@@ -2,8 +2,8 @@
 
 ``Inbox.scan(now)`` is called again and again, at every event of the file system and at least every few seconds (network
 shares send no events). An entry is a picture, a whole-slide file or a folder of fields; it is *settled* when its
-signature (names, sizes, modification times) has not changed for long enough on the caller's own clock, so that neither a
-clock that jumps nor a copy that keeps old modification times can make a half-copied file look finished.
+signature (names, sizes, modification times) has not changed for long enough on the caller's own clock, so that neither
+a clock that jumps nor a copy that keeps old modification times can make a half-copied file look finished.
 """
 
 from __future__ import annotations

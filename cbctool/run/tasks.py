@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     from cbctool.report import ReportStyle
 
 
+UNFIT_NAMED = 20
+"""Fields that are not counted and named one by one in the warnings; the field table of the report has them all."""
+
+
 @dataclass(frozen=True)
 class FieldTask:
     """One field to analyse: a picture, or a tile of a whole-slide file."""
@@ -93,7 +97,8 @@ def analyse_field_task(task: FieldTask) -> FieldResult:
         else:
             picture = whole_slide.read_tile(task.path, task.tile, task.slide, task.given_um_per_px)
         decoded = time.perf_counter() - began
-        given = task.given_um_per_px if task.tile is None else None  # a tile's is that of the level read
+        # What is given is the scale of level 0; a tile's picture has that of the level read.
+        given = task.given_um_per_px and picture.um_per_px if task.tile else task.given_um_per_px
         result = analyse_field(picture, given_um_per_px=given, slide_scale=task.slide_scale)
     except MemoryError:
         raise UnreadableImageError(
@@ -164,17 +169,19 @@ def slide_result(evidence: SlideEvidence, context: RunContext) -> SlideResult:
     warnings = list(evidence.slide.warnings)
     for result, scores in zip(evidence.results, evidence.scores, strict=True):
         fields.append(result.summary)
-        if not result.summary.quality.fit:
-            warnings.append(f"{result.summary.name} is not counted: {result.summary.quality.reason}.")
-            continue
         predictions = call_cells(result.cells, result.crop_cells, scores, context.weights)
         pictures = dict(zip(result.crop_cells.tolist(), result.thumbnails, strict=True))
         observations += [
             Observation(result.summary.name, cell, prediction, pictures.get(i, b""))
             for i, (cell, prediction) in enumerate(zip(result.cells, predictions, strict=True))
         ]
-    counted = [summary for summary in fields if summary.quality.fit]
-    interpretation = hematology.interpret(evidence.slide, counted, observations, context.weights, context.profile)
+    if evidence.slide.whole_slide:
+        fields = _monolayer_only(fields)
+    unfit = [summary for summary in fields if not summary.quality.fit]
+    warnings += [f"{summary.name} is not counted: {summary.quality.reason}." for summary in unfit[:UNFIT_NAMED]]
+    if len(unfit) > UNFIT_NAMED:
+        warnings.append(f"{len(unfit) - UNFIT_NAMED} more fields are not counted.")
+    interpretation = hematology.interpret(evidence.slide, fields, observations, context.weights, context.profile)
     return SlideResult(
         slide=evidence.slide,
         status="partial" if evidence.failures else "done",
@@ -193,6 +200,25 @@ def slide_result(evidence: SlideEvidence, context: RunContext) -> SlideResult:
         warnings=tuple(dict.fromkeys(warnings)),
         failures=evidence.failures,
     )
+
+
+def _monolayer_only(tiles: list[FieldSummary]) -> list[FieldSummary]:
+    """Tiles of a whole-slide file with those outside the monolayer marked as unfit, with the reason."""
+    import numpy as np
+
+    from cbctool.imaging.whole_slide import TileUse, choose_monolayer
+
+    uses = choose_monolayer(
+        np.array([tile.quality.cell_cover for tile in tiles]),
+        np.array([tile.quality.overlap for tile in tiles]),
+        np.array([tile.quality.fit for tile in tiles]),
+    )
+    return [
+        tile
+        if use is TileUse.COUNTED or not tile.quality.fit
+        else dataclasses.replace(tile, quality=dataclasses.replace(tile.quality, fit=False, reason=use.value))
+        for tile, use in zip(tiles, uses, strict=True)
+    ]
 
 
 def failure_of(slide: str, path: str, error: BaseException) -> Failure:

@@ -1,0 +1,236 @@
+"""The stages together: slides in, reports out, whatever one field does."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from cbctool.errors import ExitCode, InputError, OutputError, UsageError, WeightsError
+from cbctool.records import Failure
+from cbctool.run import manifest
+from cbctool.run.analyse import RunReport, analyse
+from cbctool.run.pipeline import Analyser, Settings, SlideDone, slide_scale
+
+PER_SLIDE = {"report.pdf", "differential.csv", "cells.csv", "result.json", "manifest.json", "report.html"}
+TIMES = {"seconds", "analysed_at", "started_at", "finished_at"}
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def without_times(value: object) -> object:
+    if isinstance(value, dict):
+        return {k: without_times(v) for k, v in value.items() if k not in TIMES}
+    return [without_times(v) for v in value] if isinstance(value, list) else value
+
+
+def numbers(out: Path) -> dict[str, object]:
+    """Every CSV and JSON of the slides, times and durations apart."""
+    found: dict[str, object] = {}
+    for path in sorted(out.rglob("*.json")):
+        if path.parent != out:
+            found[str(path.relative_to(out))] = without_times(json.loads(path.read_text(encoding="utf-8")))
+    for path in sorted(out.rglob("*.csv")):
+        found[str(path.relative_to(out))] = [without_times(row) for row in table(path)]
+    return found
+
+
+@pytest.fixture(scope="module")
+def analysed(drawn_slides: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RunReport]:
+    out = tmp_path_factory.mktemp("reports") / "new" / "reports"
+    return out, analyse(drawn_slides, Settings(out=out, jobs=2))
+
+
+def test_every_slide_gets_its_files(analysed: tuple[Path, RunReport]) -> None:
+    out, report = analysed
+    assert report.exit_code is ExitCode.OK
+    assert {p.name for p in out.iterdir()} == {
+        "summary.csv", "failures.csv", "index.html", "run.json", "single", "two-fields",
+    }  # fmt: skip
+    for slide in ("single", "two-fields"):
+        assert {p.name for p in (out / slide).iterdir()} >= PER_SLIDE
+    assert {p.name for p in (out / "two-fields").glob("overlay_*")} == {"overlay_1.jpg", "overlay_2.jpg"}
+
+
+def test_the_drawn_cells_are_found_and_scaled(analysed: tuple[Path, RunReport]) -> None:
+    out, _ = analysed
+    rows = {row["slide"]: row for row in table(out / "summary.csv")}
+    assert set(rows) == {"single", "two-fields"}
+    for name, fields in (("single", 1), ("two-fields", 2)):
+        assert int(rows[name]["fields"]) == fields
+        assert float(rows[name]["um_per_px"]) == pytest.approx(0.25, rel=0.05)
+        cells = [row for row in table(out / name / "cells.csv") if row["kind"] == "nucleated"]
+        assert len(cells) == pytest.approx(6 * fields, abs=2 * fields)
+        assert int(rows[name]["erythrocytes"]) == pytest.approx(60 * fields, rel=0.25)
+
+
+def test_run_json_says_what_was_run(analysed: tuple[Path, RunReport]) -> None:
+    out, _ = analysed
+    run = json.loads((out / "run.json").read_text(encoding="utf-8"))
+    assert run["counts"]["slides_done"] == 2
+    assert run["counts"]["fields"] == 3
+    assert set(run["inputs"]) == {"single", "two-fields"}
+    assert len(run["weights"]["sha256"]) == 64
+    assert {"decode", "segment", "classify"} <= set(run["stage_seconds"])
+
+
+def test_what_is_done_is_skipped_and_what_changed_is_redone(
+    analysed: tuple[Path, RunReport], drawn_slides: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "reports"
+    shutil.copytree(analysed[0], out)
+    before = (out / "two-fields" / "result.json").stat().st_ino
+    slides = tmp_path / "slides"
+    shutil.copytree(drawn_slides, slides)
+    shutil.copy(slides / "two-fields" / "1.png", slides / "single.png")
+    report = analyse(slides, Settings(out=out, jobs=1))
+    assert (report.slides_done, report.slides_skipped) == (1, 1)
+    assert (out / "two-fields" / "result.json").stat().st_ino == before
+    changed = analyse(slides, Settings(out=out, jobs=1, um_per_px=0.26))
+    assert (changed.slides_done, changed.slides_skipped) == (2, 0)
+
+
+def test_a_killed_run_is_completed_to_the_same_numbers(
+    analysed: tuple[Path, RunReport], drawn_slides: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "reports"
+    command = [sys.executable, "-m", "cbctool", "analyze", str(drawn_slides), "--out", str(out), "--jobs", "1"]
+    process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline and not list(out.glob("*/manifest.json")):
+        os.sched_yield()
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    for folder in (p for p in out.iterdir() if p.is_dir() and not p.name.startswith(".")):
+        assert {p.name for p in folder.iterdir()} >= PER_SLIDE  # whatever is visible is whole
+    report = analyse(drawn_slides, Settings(out=out, jobs=2))
+    assert report.slides_done + report.slides_skipped == 2
+    assert numbers(out) == numbers(analysed[0])
+    assert not list(out.glob(".partial-*"))
+
+
+def test_one_bad_field_harms_nobody(drawn_slides: Path, tmp_path: Path) -> None:
+    slides = tmp_path / "slides"
+    shutil.copytree(drawn_slides, slides)
+    (slides / "two-fields" / "3.jpg").write_bytes(b"")
+    (slides / "broken.png").write_bytes((slides / "single.png").read_bytes()[:2000])
+    out = tmp_path / "reports"
+    report = analyse(slides, Settings(out=out, jobs=2))
+    assert report.exit_code is ExitCode.PARTIAL
+    failures = {(row["slide"], Path(row["path"]).name): row for row in table(out / "failures.csv")}
+    assert set(failures) == {("two-fields", "3.jpg"), ("broken", "broken.png")}
+    assert all(row["error"] and row["advice"] for row in failures.values())
+    rows = {row["slide"]: row for row in table(out / "summary.csv")}
+    assert (rows["two-fields"]["status"], rows["single"]["status"]) == ("partial", "done")
+    assert rows["broken"]["status"] == "failed"
+    shutil.copy(slides / "single.png", slides / "broken.png")  # mended: the failure goes, the rest is skipped
+    (slides / "two-fields" / "3.jpg").unlink()
+    mended = analyse(slides, Settings(out=out, jobs=2))
+    assert mended.exit_code is ExitCode.OK
+    assert table(out / "failures.csv") == []
+
+
+def test_all_failed(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.jpg").write_bytes(b"no picture")
+    report = analyse(tmp_path / "in", Settings(out=tmp_path / "out", jobs=1))
+    assert report.exit_code is ExitCode.ALL_FAILED
+
+
+def test_the_same_content_under_two_names_is_said_on_both(drawn_slides: Path, tmp_path: Path) -> None:
+    slides = tmp_path / "slides"
+    slides.mkdir()
+    for name in ("first.png", "second.png"):
+        shutil.copy(drawn_slides / "single.png", slides / name)
+    analyse(slides, Settings(out=tmp_path / "out", jobs=1))
+    for name, other in (("first", "second"), ("second", "first")):
+        result = json.loads((tmp_path / "out" / name / "result.json").read_text(encoding="utf-8"))
+        assert any(f"Same content as slide {other}" in warning for warning in result["warnings"])
+
+
+def test_a_worker_that_is_killed_costs_nothing(drawn_slides: Path, tmp_path: Path) -> None:
+    import psutil
+
+    slides = tmp_path / "slides"
+    slides.mkdir()
+    for i in range(6):
+        shutil.copy(drawn_slides / "single.png", slides / f"{i}.png")
+        with (slides / f"{i}.png").open("ab") as file:
+            file.write(bytes([i]))  # another content
+    from cbctool.run.discover import discover_slides
+
+    killed = False
+    done = []
+    with Analyser(Settings(out=tmp_path / "out", jobs=2)) as analyser:
+        for outcome in analyser.run(discover_slides(slides).slides):
+            if not killed:
+                workers = [p for p in psutil.Process().children() if "spawn_main" in " ".join(p.cmdline())]
+                workers[0].kill()
+                killed = True
+            if isinstance(outcome, SlideDone):
+                done.append(outcome.slide.name)
+    assert killed
+    assert sorted(done) == [str(i) for i in range(6)]
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"weights": Path("nowhere.safetensors")}, WeightsError),
+        ({"device": "cuda:99"}, UsageError),
+        ({"profile": Path("nowhere.toml")}, UsageError),
+    ],
+)
+def test_what_stops_a_run_stops_it_at_once(drawn_slides: Path, tmp_path: Path, change: dict, error: type) -> None:
+    with pytest.raises(error):
+        analyse(drawn_slides, Settings(out=tmp_path / "out", jobs=1, **change))
+
+
+def test_bad_input_and_output(drawn_slides: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="does not exist"):
+        analyse(tmp_path / "nowhere", Settings(out=tmp_path / "out"))
+    with pytest.raises(InputError, match="no picture"):
+        analyse(tmp_path / "empty", Settings(out=tmp_path / "out"))
+    with pytest.raises(UsageError, match="inside"):
+        analyse(drawn_slides, Settings(out=drawn_slides / "out"))
+    with pytest.raises(OutputError):
+        analyse(drawn_slides, Settings(out=tmp_path / "file" / "out"))
+
+
+def test_a_slides_scale_is_the_median_of_its_fields() -> None:
+    assert slide_scale([]) is None
+
+
+def test_exit_codes_of_a_report() -> None:
+    failure = Failure("a", "a.jpg", "e", "a")
+
+    def code(done: int, skipped: int, failed: int, failures: tuple[Failure, ...]) -> ExitCode:
+        return RunReport((), failures, (), done, skipped, failed, 0, 0, 0.0, {}).exit_code
+
+    assert code(1, 0, 0, ()) is ExitCode.OK
+    assert code(0, 1, 0, ()) is ExitCode.OK
+    assert code(1, 0, 1, (failure,)) is ExitCode.PARTIAL
+    assert code(0, 0, 1, (failure,)) is ExitCode.ALL_FAILED
+
+
+def test_finished_slides_of_earlier_runs_stay_in_the_summary(
+    analysed: tuple[Path, RunReport], drawn_slides: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "reports"
+    shutil.copytree(analysed[0], out)
+    analyse(drawn_slides / "single.png", Settings(out=out, jobs=1))
+    assert [row["slide"] for row in table(out / "summary.csv")] == ["single", "two-fields"]
+    assert len(list(manifest.finished_slides(out))) == 2
