@@ -1,11 +1,26 @@
-"""The networks, their weights files, batched prediction, calibration of probabilities, abstention and training."""
+"""The networks, their weights files, batched prediction, calibration of probabilities, abstention and training.
+
+``Classifier`` is imported on demand, so that a weights file can be looked at without waiting for torch.
+"""
+
+from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING, Any
 
 # OpenMP threads that wait by spinning steal the time of the workers they wait for: on two busy cores a training step
 # took 10 s with spinning threads and 0.8 s with sleeping ones. It has to be said before torch is first imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-from cbctool.classifier.predict import Classifier
+if TYPE_CHECKING:
+    from cbctool.classifier.predict import Classifier
 
 __all__ = ["Classifier"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Classifier":
+        from cbctool.classifier.predict import Classifier
+
+        return Classifier
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
