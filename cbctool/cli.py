@@ -334,6 +334,33 @@ def validate(
 
 
 @app.command()
+def report(
+    slide: Annotated[Path, typer.Argument(help="The folder of one slide's report.", metavar="SLIDE_REPORT")],
+    reviewer: Annotated[str, typer.Option(help="Who confirms the result; it turns from preliminary to reviewed.")],
+    corrections: Annotated[
+        Path | None,
+        typer.Option(
+            help="Its cells.csv with `class` changed: a class, artefact or unclassified. [default: all calls are right]"
+        ),
+    ] = None,
+    profile: Annotated[
+        Path | None, typer.Option(help="The lab's profile (TOML). [default: the one that the report was made with]")
+    ] = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    log_file: LogFile = None,
+    debug: Debug = False,
+) -> None:
+    """Confirm or correct a slide's report as a qualified person; every output is written anew."""
+    _configure_logging(quiet, verbose, log_file)
+    from cbctool.run.review import review_slide, review_text
+
+    result = review_slide(slide, corrections, reviewer, profile)
+    if not quiet:
+        print(review_text(result))
+
+
+@app.command()
 def watch(
     inbox: Annotated[
         Path, typer.Argument(help="Folder to watch; each picture and each sub-folder of fields is a slide.")

@@ -21,8 +21,8 @@ LOINC: Mapping[CellClass, tuple[str, str]] = {
     CellClass.IMMATURE_GRANULOCYTE: ("38518-7", "Immature granulocytes/100 leukocytes in Blood"),
     CellClass.ERYTHROBLAST: ("19048-8", "Nucleated erythrocytes/100 leukocytes [Ratio] in Blood"),
 }
-"""26450-7, 30180-4 and 38518-7 were read from LOINC's own pages; the others are commonly quoted, and a laboratory should
-check them against its own table before use."""
+"""26450-7, 30180-4 and 38518-7 were read from LOINC's own pages; the others are commonly quoted: a laboratory checks
+them against its own table before use."""
 
 LOCAL_SYSTEM = "urn:cbctool:codes"
 PANEL = ("WBC-DIFF-IMAGE", "Leukocyte differential on a blood smear, image preclassification")

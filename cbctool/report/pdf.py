@@ -7,6 +7,7 @@ legend. Everything that is meant is also readable in grey: shapes, codes, words;
 from __future__ import annotations
 
 import io
+import logging
 import math
 from collections.abc import Callable, Sequence
 
@@ -64,6 +65,8 @@ from cbctool.report.style import (
     number,
     report_status,
 )
+
+logger = logging.getLogger(__name__)
 
 THUMB = 47.0
 """Side of a gallery picture, points: 96 px at 147 dpi, so that chromatin can be seen on paper."""
@@ -183,7 +186,10 @@ def _head(sheet: Sheet, result: SlideResult, style: ReportStyle) -> float:
     x, right = MARGIN, sheet.width - MARGIN
     y = MARGIN
     if style.logo is not None:
-        x += sheet.logo(style.logo, MARGIN, y - 6, 110, 30) + 8
+        try:
+            x += sheet.logo(style.logo, MARGIN, y - 6, 110, 30) + 8
+        except OSError as error:  # moved since the profile was read, or no picture: a report without it is still right
+            logger.warning("%s: the logo is left out: %s", style.logo, error)
     badge = "REVIEWED" if result.review else "PRELIMINARY"
     badge_width = text_width(badge, BOLD, 11) + 18
     sheet.text(x, y + 8, style.lab_name or "Blood smear report", 11, bold=True, width=right - badge_width - x - 12)

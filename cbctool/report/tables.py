@@ -234,8 +234,13 @@ def _value(value: Any) -> str:
 
 def read_table(path: Path) -> list[dict[str, str]]:
     """Rows of a CSV file written here, as text with the spreadsheet escapes taken off."""
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        return [{k: plain_text(v or "") for k, v in row.items() if k} for row in csv.DictReader(file)]
+    return parse_table(path.read_bytes().decode("utf-8-sig"))
+
+
+def parse_table(text: str, delimiter: str = ",") -> list[dict[str, str]]:
+    """The same from text."""
+    rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
+    return [{k: plain_text(v or "") for k, v in row.items() if k} for row in rows]
 
 
 def observation_of(row: Mapping[str, str], thumbnail: bytes = b"") -> Observation:
