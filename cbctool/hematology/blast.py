@@ -55,14 +55,14 @@ class BlastOptions:
     Attributes
     ----------
     nucleus_red_cells, nucleus_spread : float
-        A blast's nucleus in red-cell diameters, and the relative spread (sd of the log). 1.5 and 0.15: blasts are 10-20 um
-        cells with a high N:C, so nuclei of 8-16 um; a small lymphocyte's is one red cell or slightly more.
+        A blast's nucleus in red-cell diameters, and the relative spread (sd of the log). 1.5 and 0.18: blasts are 10-20
+        um cells with a high N:C, so nuclei of 8-16 um; a small lymphocyte's is one red cell or slightly more.
     nc_ratio, nc_spread : float
-        N:C as area ratio. As that of a normal lymphocyte under this segmentation (0.76 on PBC): "high" in the field's
-        words. What is higher still counts as this much: it is no less a blast.
+        N:C as area ratio. "High" in the field's words: as of a normal lymphocyte under this segmentation, 0.75 +- 0.08
+        on PBC. What is higher still counts as this much: it is no less a blast.
     solidity, solidity_spread : float
-        Round to indented nucleus, no lobes: PBC's lymphocytes have 0.96 (0.85-0.98); a notch costs a few hundredths.
-        What is rounder still counts as this much.
+        Round nucleus: PBC's lymphocytes have 0.95 +- 0.03; a little more spread, since a blast's may be indented. What
+        is rounder still counts as this much.
     laboratory_spread : tuple of float
         Added to the spread of normal cells for log diameter, N:C and solidity: another stain, segmentation at its
         limits. 0.06 is twice the 3 % by which a scale from red cells may be off.
@@ -79,25 +79,26 @@ class BlastOptions:
         Factor on the odds of a cell that the network finds unlike anything trained on. Small, because in another
         laboratory normal cells get there too.
     cell_evidence : float
-        Log likelihood ratio from which a single cell is marked. 2.0: at least seven times likelier a blast; 1 % of PBC's
-        lymphocytes reach 1.6.
+        Log likelihood ratio from which a single cell is marked. 2.0: at least seven times likelier a blast; under 1 %
+        of PBC's lymphocytes get there.
     normal_share : float
         Share of normal leukocytes that may look like blasts in another laboratory: PBC's healthy mix gives 0.9 %.
     slide_evidence : float
-        Log likelihood ratio from which a slide is flagged, see ``scripts/measure_normal_cells.py``.
+        Log likelihood ratio from which a slide is flagged. 1.6: at most about 1 % of slides of 1 to 200 normal cells
+        get there, stain and segmentation shifted at random (``scripts/measure_normal_cells.py``).
     predominance_share : float
-        Blast-like cells of all nucleated cells from which they predominate, given that neutrophils are not more. 0.2: the
+        Share of blast-like among all nucleated cells from which they predominate, if neutrophils are not more. 0.2: the
         share that generally defines acute leukaemia.
     smooth_texture : float
         Chromatin texture below which it is called smooth in the reasons; 95 % of PBC's lymphocytes lie below 0.14.
     """
 
     nucleus_red_cells: float = 1.5
-    nucleus_spread: float = 0.15
-    nc_ratio: float = 0.76
-    nc_spread: float = 0.06
+    nucleus_spread: float = 0.18
+    nc_ratio: float = 0.75
+    nc_spread: float = 0.08
     solidity: float = 0.95
-    solidity_spread: float = 0.03
+    solidity_spread: float = 0.04
     laboratory_spread: tuple[float, float, float] = (0.06, 0.05, 0.03)
     degrees: float = 6.0
     most_lobes: float = 2.0
@@ -204,22 +205,39 @@ def _log_student(values: NDArray[Any], centre: NDArray[Any], covariance: NDArray
     return np.asarray(constant - 0.5 * (degrees + d) * np.log1p(distance / degrees))
 
 
-def slide_evidence(evidence: NDArray[Any], normal_share: float) -> tuple[float, float]:
-    """Log likelihood ratio of the best share of blasts over ``normal_share``, and that best share."""
+def slide_evidence(evidence: NDArray[Any], normal_share: float) -> float:
+    """Log likelihood ratio of the best share of blasts over ``normal_share``, from the evidence of all cells, (N,)."""
     share = np.linspace(normal_share, 1.0, 197)[:, None]
     # log(1 - s + s exp(e)), from logarithms so that strong evidence does not overflow
     with np.errstate(divide="ignore"):
         mixture = np.logaddexp(np.log1p(-share), np.log(share) + evidence).sum(axis=1)
-    best = int(np.argmax(mixture))
-    return float(mixture[best] - mixture[0]), float(share[best, 0])
+    return float(mixture.max() - mixture[0])
+
+
+def weigh_cells(
+    observations: Sequence[Observation], weights: WeightsInfo, options: BlastOptions
+) -> tuple[list[int], NDArray[Any]]:
+    """Which observations can be blasts at all, and the evidence of each, see :func:`cell_evidence`.
+
+    Excluded cells and those that a reviewer has named count as what they are and are not among them.
+    """
+    index = [i for i, o in enumerate(observations) if _counts(o) and o.called is None]
+    cells = [observations[i].cell for i in index]
+    predictions = [p for i in index if (p := observations[i].prediction) is not None]
+    probabilities = np.array([p.probabilities for p in predictions], dtype=float).reshape(-1, len(CLASSES))
+    return index, cell_evidence(
+        nucleus_measures(cells, red_cell_diameter_um([o.cell for o in observations])),
+        np.array([cell.nuclear_lobes for cell in cells], dtype=float),
+        np.nan_to_num(probabilities),
+        np.array([p.unknown_score > weights.unknown_above for p in predictions], dtype=bool),
+        options,
+    )
 
 
 def find_blasts(
     observations: Sequence[Observation], weights: WeightsInfo, options: BlastOptions | None = None
 ) -> tuple[list[Observation], BlastFinding]:
     """Mark a slide's blast-like cells with their reasons, and weigh them together.
-
-    Excluded cells and those that a reviewer has named count as what they are: they are never marked.
 
     Parameters
     ----------
@@ -235,40 +253,24 @@ def find_blasts(
     finding : BlastFinding
     """
     options = options or BlastOptions()
+    index, evidence = weigh_cells(observations, weights, options)
     red_cell_um = red_cell_diameter_um([o.cell for o in observations])
-    index = [i for i, o in enumerate(observations) if _may_be_blast(o)]
-    cells = [observations[i].cell for i in index]
-    predictions = [p for i in index if (p := observations[i].prediction) is not None]
-    measures = nucleus_measures(cells, red_cell_um)
-    unknown = np.array([p.unknown_score > weights.unknown_above for p in predictions], dtype=bool)
-    probabilities = np.nan_to_num(
-        np.array([p.probabilities for p in predictions], dtype=float).reshape(-1, len(CLASSES))
-    )
-    lobes = np.array([cell.nuclear_lobes for cell in cells], dtype=float)
-    evidence = cell_evidence(measures, lobes, probabilities, unknown, options)
-
-    marked = [_unmarked(o) for o in observations]
-    for i, cell, row, is_unknown, value in zip(index, cells, measures, unknown, evidence, strict=True):
-        if value >= options.cell_evidence:
-            prediction = marked[i].prediction
-            assert prediction is not None
-            reasons = _reasons(cell, row, bool(is_unknown), options)
-            marked[i] = replace(marked[i], prediction=replace(prediction, blast_like=True, blast_reasons=reasons))
-    order = np.argsort(-evidence, kind="stable")
-    found = tuple((observations[index[i]].field, cells[i].cell) for i in order if evidence[i] >= options.cell_evidence)
-    total, _ = slide_evidence(evidence, options.normal_share)
-    nucleated = sum(1 for o in observations if _counts(o))
-    neutrophils = sum(
-        1
-        for o in observations
-        if _counts(o) and o.prediction is not None and o.prediction.cell_class is CellClass.NEUTROPHIL
-    )
-    flagged = bool(found) and total >= options.slide_evidence
-    predominance = flagged and len(found) >= max(neutrophils, options.predominance_share * nucleated)
-    first = marked[index[order[0]]].prediction if found else None
-    text = f"{len(found)} of {nucleated} nucleated cells look like blasts, beside {neutrophils} neutrophils"
-    text += f"; the most blast-like: {', '.join(first.blast_reasons)}." if first is not None else "."
-    return marked, BlastFinding(flagged, predominance, total, text, found)
+    reasons = {
+        index[i]: _reasons(observations[index[i]], red_cell_um, weights, options)
+        for i in np.argsort(-evidence, kind="stable")
+        if evidence[i] >= options.cell_evidence
+    }
+    marked = [_mark(o, reasons.get(i, ())) for i, o in enumerate(observations)]
+    counted = [o.prediction for o in observations if _counts(o) and o.prediction is not None]
+    neutrophils = sum(p.cell_class is CellClass.NEUTROPHIL for p in counted)
+    total = slide_evidence(evidence, options.normal_share)
+    flagged = bool(reasons) and total >= options.slide_evidence
+    predominance = flagged and len(reasons) >= max(neutrophils, options.predominance_share * len(counted))
+    text = f"{len(reasons)} of {len(counted)} nucleated cells look like blasts, beside {neutrophils} neutrophils"
+    if reasons:
+        text += f"; the most blast-like: {', '.join(next(iter(reasons.values())))}"
+    cells = tuple((observations[i].field, observations[i].cell.cell) for i in reasons)
+    return marked, BlastFinding(flagged, predominance, total, f"{text}.", cells)
 
 
 def _counts(observation: Observation) -> bool:
@@ -280,23 +282,23 @@ def _counts(observation: Observation) -> bool:
     )
 
 
-def _may_be_blast(observation: Observation) -> bool:
-    return _counts(observation) and observation.called is None
-
-
-def _unmarked(observation: Observation) -> Observation:
+def _mark(observation: Observation, reasons: tuple[str, ...]) -> Observation:
     prediction = observation.prediction
-    if prediction is None or not prediction.blast_like:
+    if prediction is None or (prediction.blast_reasons == reasons and prediction.blast_like == bool(reasons)):
         return observation
-    return replace(observation, prediction=replace(prediction, blast_like=False, blast_reasons=()))
+    return replace(observation, prediction=replace(prediction, blast_like=bool(reasons), blast_reasons=reasons))
 
 
-def _reasons(cell: Cell, measures: NDArray[Any], unknown: bool, options: BlastOptions) -> tuple[str, ...]:
-    reasons = [f"nucleus {math.exp(measures[0]):.1f} red-cell diameters", f"N:C {measures[1]:.1f}"]
+def _reasons(
+    observation: Observation, red_cell_um: float, weights: WeightsInfo, options: BlastOptions
+) -> tuple[str, ...]:
+    cell, prediction = observation.cell, observation.prediction
+    size, ratio, _ = nucleus_measures([cell], red_cell_um)[0]
+    reasons = [f"nucleus {math.exp(size):.1f} red-cell diameters", f"N:C {ratio:.1f}"]
     if cell.nuclear_lobes <= 1:
         reasons.append("nucleus without lobes")
     if cell.chromatin_texture <= options.smooth_texture:
         reasons.append("smooth chromatin")
-    if unknown:
+    if prediction is not None and prediction.unknown_score > weights.unknown_above:
         reasons.append("unlike any trained class")
     return tuple(reasons)
