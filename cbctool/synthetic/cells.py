@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -146,7 +147,8 @@ def _nucleated(
     pale = ramp(clumps, threshold - 0.5, threshold + 0.5)
     # The nuclear membrane carries a rim of condensed chromatin.
     pale = pale * ramp(nucleus, 0.15, 0.6)
-    azure_in = chromatin.amount * (1 - (1 - chromatin.pale) * pale)
+    uneven = 1 + 0.08 * noise(shape, rng, 1.0)  # a nucleus is not equally thick everywhere
+    azure_in = chromatin.amount * (1 - (1 - chromatin.pale) * pale) * uneven
     rest = body * (1 - core)
     azure, eosin, blue, haemoglobin = cytoplasm
     return _stack(
@@ -220,7 +222,7 @@ def _draw_neutrophil(rng: np.random.Generator) -> Drawing:
         rng,
         cell,
         nucleus,
-        _Chromatin(rng.uniform(0.95, 1.12), 0.16, 0.28, 0.5),
+        _Chromatin(rng.uniform(0.92, 1.08), 0.28, 0.32, 0.5),
         (strength * (0.085 * haze + 0.16 * fine), strength * (0.11 * haze + 0.10 * fine), 0.03, 0.12),
     )
 
@@ -239,33 +241,33 @@ def _draw_eosinophil(rng: np.random.Generator) -> Drawing:
         rng,
         cell,
         nucleus,
-        _Chromatin(rng.uniform(0.85, 1.0), 0.2, 0.3, 0.5),
-        (strength * (0.10 + 0.06 * granules), strength * (0.32 + 0.62 * granules), 0.03, 0.06),
+        _Chromatin(rng.uniform(0.84, 1.0), 0.33, 0.34, 0.48),
+        (strength * (0.07 + 0.05 * granules), strength * (0.2 + 0.56 * granules), 0.03, 0.08),
     )
 
 
 def _draw_basophil(rng: np.random.Generator) -> Drawing:
     paper = Paper.of_size(20)
-    radius = _radius(rng, 12.4, 0.07)
+    radius = _radius(rng, 12.2, 0.07)
     cell = blob(paper, radius, rng, 0.05, rng.uniform(1, 1.2), 9)
     lobes = int(rng.choice([2, 3]))
     nucleus = _segmented(paper, rng, lobes, radius * 0.48, radius * 0.36)
     body = edge(cell)
-    granules = grains(edge(cell - 0.3), rng, 1.15, 0.48, 0.3)
-    granules = np.maximum(granules, grains(body * (cell < 1.6), rng, 0.5, 0.5, 0.25))
+    granules = grains(edge(cell - 0.5), rng, 0.85, 0.46, 0.3)
+    granules = np.maximum(granules, grains(body * (cell < 1.6), rng, 0.25, 0.5, 0.25))
     strength = rng.uniform(0.85, 1.15)
     plain = _nucleated(
         paper,
         rng,
         cell,
         nucleus,
-        _Chromatin(0.78 * strength, 0.3, 0.35, 0.6),
+        _Chromatin(0.74 * strength, 0.36, 0.4, 0.5),
         (0.17 + 0.05 * noise(paper.row.shape, rng, 0.6), 0.16, 0.03, 0.0),
     )
     # Granules lie over the nucleus too and hide its outline.
     dyes = plain.dyes.copy()
     azure = dyes[..., 0]
-    dyes[..., 0] = azure * (1 - 0.5 * granules) + granules * 0.72 * strength
+    dyes[..., 0] = azure * (1 - 0.5 * granules) + granules * 0.64 * strength
     dyes[..., 1] += 0.05 * granules
     return Drawing(dyes, plain.cell, plain.nucleus)
 
@@ -297,7 +299,7 @@ def _draw_monocyte(rng: np.random.Generator) -> Drawing:
         rng,
         cell,
         nucleus,
-        _Chromatin(rng.uniform(0.70, 0.86), 0.36, 0.26, 0.62),
+        _Chromatin(rng.uniform(0.76, 0.94), 0.42, 0.36, 0.52),
         (
             strength * left * (0.10 * ground + 0.12 * dust),
             strength * left * 0.05 * ground,
@@ -310,7 +312,7 @@ def _draw_monocyte(rng: np.random.Generator) -> Drawing:
 def _draw_lymphocyte(rng: np.random.Generator) -> Drawing:
     paper = Paper.of_size(20)
     large = rng.random() < 0.2
-    radius = _radius(rng, 12.0 if large else 9.9, 0.06)
+    radius = _radius(rng, 11.8 if large else 9.6, 0.06)
     cell = blob(paper.warped(rng, 0.12, 0.7), radius, rng, 0.035, rng.uniform(1, 1.2))
     share = rng.uniform(0.80, 0.86) if large else rng.uniform(0.86, 0.93)
     away = rng.uniform(0, 2 * np.pi)
@@ -324,7 +326,7 @@ def _draw_lymphocyte(rng: np.random.Generator) -> Drawing:
         rng,
         cell,
         nucleus,
-        _Chromatin(rng.uniform(0.90, 1.08), 0.2, 0.36, 0.62),
+        _Chromatin(rng.uniform(0.88, 1.08), 0.36, 0.42, 0.56),
         (strength * 0.10 * ground, 0.03, strength * 0.42 * ground, 0.0),
     )
 
@@ -332,7 +334,7 @@ def _draw_lymphocyte(rng: np.random.Generator) -> Drawing:
 def _draw_immature_granulocyte(rng: np.random.Generator) -> Drawing:
     paper = Paper.of_size(25)
     stage = rng.choice(["promyelocyte", "myelocyte", "metamyelocyte"], p=[0.25, 0.4, 0.35])
-    radius = _radius(rng, {"promyelocyte": 16.0, "myelocyte": 14.6, "metamyelocyte": 14.0}[stage], 0.06)
+    radius = _radius(rng, {"promyelocyte": 15.2, "myelocyte": 14.0, "metamyelocyte": 13.4}[stage], 0.06)
     cell = blob(paper, radius, rng, 0.035, rng.uniform(1, 1.18))
     share = {"promyelocyte": rng.uniform(0.76, 0.84), "myelocyte": rng.uniform(0.66, 0.76)}.get(
         stage, rng.uniform(0.66, 0.74)
@@ -357,7 +359,7 @@ def _draw_immature_granulocyte(rng: np.random.Generator) -> Drawing:
         rng,
         cell,
         nucleus,
-        _Chromatin(rng.uniform(0.84, 0.96), 0.3, 0.3, 0.55),
+        _Chromatin(rng.uniform(0.84, 1.0), 0.38, 0.38, 0.5),
         (0.10 * ground + 0.26 * granules, 0.10 * ground + 0.08 * granules, (0.05 + 0.22 * youth) * ground, 0.05),
     )
     if stage == "promyelocyte":  # its granules cover the nucleus as well
@@ -385,7 +387,7 @@ def _draw_erythroblast(rng: np.random.Generator) -> Drawing:
         rng,
         cell,
         nucleus,
-        _Chromatin(1.02 + 0.16 * ripe, 0.26 - 0.22 * ripe, 0.34, 0.55),
+        _Chromatin(0.94 + 0.14 * ripe, 0.36 - 0.26 * ripe, 0.4, 0.5),
         (
             (0.12 - 0.07 * ripe) * ground,
             0.06 + 0.05 * ripe,
@@ -397,14 +399,14 @@ def _draw_erythroblast(rng: np.random.Generator) -> Drawing:
 
 def _draw_platelet(rng: np.random.Generator) -> Drawing:
     paper = Paper.of_size(10)
-    radius = float(np.clip(rng.normal(1.65, 0.32), 1.0, 2.6))
+    radius = float(np.clip(rng.normal(1.85, 0.36), 1.1, 2.8))
     cell = blob(paper.warped(rng, 0.14, 0.45), radius, rng, 0.09, rng.uniform(1, 1.35), 8)
     middle = ramp(cell, 0.1, 0.75 * radius)
     body = edge(cell, 0.5)
     granules = grains(body * (middle > 0.25), rng, 4.0, 0.22, 0.3)
     ground = 1 + 0.35 * noise(paper.row.shape, rng, 0.35)
     strength = rng.uniform(0.8, 1.2)
-    azure = body * strength * ((0.08 + 0.24 * middle) * ground + 0.32 * granules * (0.4 + 0.6 * middle))
+    azure = body * strength * ((0.12 + 0.36 * middle) * ground + 0.5 * granules * (0.4 + 0.6 * middle))
     eosin = body * strength * (0.04 + 0.10 * middle)
     blue = body * strength * (0.14 * ground)
     return _stack(azure, eosin, blue, np.zeros_like(body), cell)
@@ -412,7 +414,7 @@ def _draw_platelet(rng: np.random.Generator) -> Drawing:
 
 def _draw_red_cell(rng: np.random.Generator) -> Drawing:
     paper = Paper.of_size(14)
-    radius = RED_CELL_UM / 2 * float(np.clip(rng.normal(1, 0.055), 0.82, 1.18))
+    radius = RED_CELL_UM / 2 * float(np.clip(rng.normal(0.99, 0.055), 0.82, 1.18))
     crumpled = paper.warped(rng, 0.10, 1.6)
     if rng.random() < 0.03:  # crenated
         cell = blob(crumpled, radius, rng, 0.10, 1.0, 14)
@@ -439,7 +441,7 @@ def _draw_blast(rng: np.random.Generator) -> Drawing:
     paper = Paper.of_size(25)
     radius = _radius(rng, 14.6, 0.09)
     cell = blob(paper, radius, rng, 0.04, rng.uniform(1, 1.18))
-    across = radius * rng.uniform(0.89, 0.94)
+    across = radius * rng.uniform(0.92, 0.96)
     away = rng.uniform(0, 2 * np.pi)
     shift = (radius - across) * rng.uniform(0.2, 0.9)
     home = paper.moved(shift * np.cos(away), shift * np.sin(away))
@@ -475,15 +477,13 @@ def _draw_smudge(rng: np.random.Generator) -> Drawing:
     crumpled = paper.warped(rng, 1.0, 1.8).warped(rng, 0.5, 0.6)
     cell = blob(crumpled, radius, rng, 0.16, rng.uniform(1.1, 1.8))
     angle = rng.uniform(0, np.pi)
-    along = Paper(
-        (paper.row * np.cos(angle) + paper.col * np.sin(angle)).astype(np.float32),
-        (paper.col * np.cos(angle) - paper.row * np.sin(angle)).astype(np.float32),
-    )
-    fibres = noise(paper.row.shape, rng, 0.5) + np.sin(3.0 * along.col + 1.5 * noise(paper.row.shape, rng, 1.5)).astype(
-        np.float32
-    )
-    body = ramp(cell, -0.6, 2.2)
-    amount = 0.55 * body * (1 + 0.22 * fibres) * ramp(fibres + 3.2 * body, 0.1, 1.2)
+    # Strands pulled out along the spreading direction: noise that is long one way and short the other.
+    strands = cv2.GaussianBlur(rng.standard_normal(paper.row.shape, dtype=np.float32), (0, 0), 2.0, sigmaY=14.0)
+    turned = cv2.getRotationMatrix2D((paper.row.shape[1] / 2, paper.row.shape[0] / 2), float(np.degrees(angle)), 1)
+    strands = cv2.warpAffine(strands / strands.std(), turned, paper.row.shape[::-1], borderMode=cv2.BORDER_REFLECT)
+    fibres = 0.7 * strands + 0.7 * noise(paper.row.shape, rng, 0.6) + 0.4 * noise(paper.row.shape, rng, 2.0)
+    body = ramp(cell, -1.5, 2.5)
+    amount = rng.uniform(0.5, 0.75) * body * (1 + 0.2 * fibres) * ramp(fibres + 4.5 * body, 0.6, 2.2)
     return _stack(amount, 0.25 * amount, 0.05 * amount, np.zeros_like(amount), np.where(amount > 0.08, cell + 1, -1.0))
 
 

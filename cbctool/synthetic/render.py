@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import cv2
 import numpy as np
@@ -20,6 +21,7 @@ from cbctool.synthetic.scene import Placed, place_cells
 from cbctool.synthetic.shape import DRAWING_UM_PER_PX
 from cbctool.synthetic.stain import LOOKS, Look
 
+_Window = tuple[slice, slice]
 _GRAIN_PX = 1024  # side of the tile of sensor noise, which repeats
 
 
@@ -27,8 +29,8 @@ _GRAIN_PX = 1024  # side of the tile of sensor noise, which repeats
 class TrueCell:
     """What was drawn, in pixels of the field (row down, half-open boxes clipped to the field).
 
-    ``name`` is a class or what :mod:`cbctool.synthetic.cells` calls it; ``cell_class`` is None for what BloodMNIST has no
-    class for. ``label`` is its number in the label masks.
+    ``name`` is a class or what :mod:`cbctool.synthetic.cells` calls it; ``cell_class`` is None for what BloodMNIST
+    has no class for. ``label`` is its number in the label masks.
     """
 
     label: int
@@ -79,8 +81,8 @@ def render_field(
     Parameters
     ----------
     cells : mapping of str to int, or sequence of Placed
-        How many cells of each name to lay out (:func:`cbctool.synthetic.scene.field_counts` makes one from a recipe), or
-        the cells already laid out.
+        How many cells of each name to lay out (:func:`~cbctool.synthetic.scene.field_counts` makes one from a recipe),
+        or the cells already laid out.
     shape : tuple of int
         Height and width, pixels.
     um_per_px : float
@@ -117,8 +119,8 @@ def render_field(
     else:
         placed = cells
     grain_row, grain_col = (int(v) for v in rng.integers(_GRAIN_PX, size=2))
-    density = _lit_field(shape, look).copy()
-    truth = compose(density, placed, um_per_px, look, with_labels)
+    density = lit_field(shape, look).copy()
+    truth = compose(density, placed, shape, um_per_px, look, with_labels)
     rgb = expose(density, um_per_px, look, grain_row, grain_col)
     if look.jpeg_quality is not None:
         rgb = through_jpeg(rgb, look.jpeg_quality)
@@ -126,24 +128,47 @@ def render_field(
 
 
 def compose(
-    density: NDArray[np.float32], placed: Sequence[Placed], um_per_px: float, look: Look, with_labels: bool = False
+    density: NDArray[np.float32] | None,
+    placed: Sequence[Placed],
+    shape: tuple[int, int],
+    um_per_px: float,
+    look: Look,
+    with_labels: bool = False,
+    halo_px: int = 0,
 ) -> Truth:
-    """Add the optical density of ``placed`` cells to ``density`` (H, W, 3), in place, and return the truth."""
-    height, width = density.shape[:2]
-    labels = np.zeros((height, width), np.int32) if with_labels else None
-    nuclei = np.zeros((height, width), np.int32) if with_labels else None
+    """Add the optical density of cells to a field, in place, and return the truth.
+
+    Parameters
+    ----------
+    density : (H + 2 halo, W + 2 halo, 3) float32 array or None
+        None: only the truth is wanted.
+    placed : sequence of Placed
+        Positions from the top left corner of the field (inside the halo).
+    shape : tuple of int
+        (H, W) of the field.
+    um_per_px : float
+    look : Look
+    with_labels : bool
+    halo_px : int
+        Border that is painted too but is not part of the field.
+
+    Returns
+    -------
+    Truth
+    """
+    height, width = shape
+    labels = np.zeros(shape, np.int32) if with_labels else None
+    nuclei = np.zeros(shape, np.int32) if with_labels else None
+    vectors = look.vectors().tobytes()
     truth: list[TrueCell] = []
     for cell in placed:
-        sprite = _sprite(cell.name, cell.drawing, cell.turn, um_per_px, look.vectors().tobytes())
+        sprite = _sprite(cell.name, cell.drawing, cell.turn, um_per_px, vectors)
         size = sprite.density.shape[0]
         top = round(cell.row_um / um_per_px - size / 2)
         left = round(cell.col_um / um_per_px - size / 2)
-        y0, x0, y1, x1 = max(top, 0), max(left, 0), min(top + size, height), min(left + size, width)
-        if y0 >= y1 or x0 >= x1:
-            continue
-        field = (slice(y0, y1), slice(x0, x1))
-        own = (slice(y0 - top, y1 - top), slice(x0 - left, x1 - left))
-        density[field] += sprite.density[own]
+        if density is not None:
+            field, own = _overlap(top + halo_px, left + halo_px, size, density.shape)
+            density[field] += sprite.density[own]
         box = sprite.box.moved(top, left)
         clipped = box.clipped(height, width)
         if clipped is None:
@@ -167,16 +192,25 @@ def compose(
             )
         )
         if labels is not None and nuclei is not None:
+            field, own = _overlap(top, left, size, shape)
             labels[field][sprite.cell[own]] = number
             nuclei[field][sprite.nucleus[own]] = number
     return Truth(tuple(truth), um_per_px, labels, nuclei)
+
+
+def _overlap(top: int, left: int, size: int, shape: tuple[int, ...]) -> tuple[_Window, _Window]:
+    """Return the window of a field that a sprite covers, and the window of the sprite that is in the field."""
+    y0, x0 = max(top, 0), max(left, 0)
+    y1, x1 = max(y0, min(top + size, shape[0])), max(x0, min(left + size, shape[1]))
+    own = (slice(max(y0 - top, 0), max(y1 - top, 0)), slice(max(x0 - left, 0), max(x1 - left, 0)))
+    return (slice(y0, y1), slice(x0, x1)), own
 
 
 def expose(
     density: NDArray[np.float32], um_per_px: float, look: Look, grain_row: int, grain_col: int
 ) -> NDArray[np.uint8]:
     """Turn optical density (light included) into the camera's picture; overwrites ``density``."""
-    light = density
+    light: NDArray[Any] = density
     np.multiply(light, np.float32(-np.log(10)), out=light)
     cv2.exp(light, dst=light)
     sigma = look.blur_um / um_per_px
@@ -274,7 +308,7 @@ def _turned(image: NDArray, turn: int) -> NDArray:
 
 
 @lru_cache(maxsize=4)
-def _lit_field(shape: tuple[int, int], look: Look) -> NDArray[np.float32]:
+def lit_field(shape: tuple[int, int], look: Look) -> NDArray[np.float32]:
     """Return the optical density of an empty field: background colour, light falling off to corners and one side."""
     row = np.linspace(-1, 1, shape[0], dtype=np.float32)[:, None]
     col = np.linspace(-1, 1, shape[1], dtype=np.float32)[None, :]
@@ -288,7 +322,7 @@ def _lit_field(shape: tuple[int, int], look: Look) -> NDArray[np.float32]:
 
 @lru_cache(maxsize=4)
 def _grain(sigma: float) -> NDArray[np.float32]:
-    """Return a repeating (2048, 2048, 3) tile of sensor noise: luminance noise, with some colour as demosaicing leaves."""
+    """Return a repeating (2048, 2048, 3) tile of sensor noise: luminance, and the colour that demosaicing leaves."""
     rng = np.random.default_rng(20)
     size = (_GRAIN_PX, _GRAIN_PX)
     luminance = rng.standard_normal((*size, 1), dtype=np.float32)

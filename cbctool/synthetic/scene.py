@@ -92,7 +92,12 @@ RECIPES: dict[str, Recipe] = {
 
 
 def field_counts(
-    recipe: Recipe, nucleated: int, height_um: float, width_um: float, rng: np.random.Generator
+    recipe: Recipe,
+    nucleated: int,
+    height_um: float,
+    width_um: float,
+    rng: np.random.Generator,
+    red_cell_cover: float | None = None,
 ) -> dict[str, int]:
     """Draw how many cells of each name one field holds.
 
@@ -104,6 +109,8 @@ def field_counts(
     height_um, width_um : float
         Size of the field.
     rng : numpy.random.Generator
+    red_cell_cover : float, optional
+        In place of the recipe's.
 
     Returns
     -------
@@ -115,7 +122,8 @@ def field_counts(
     counts = {
         str(name): int(n) for name, n in zip(names, rng.multinomial(nucleated, shares / shares.sum()), strict=True) if n
     }
-    red_cells = recipe.red_cell_cover * height_um * width_um / RED_CELL_AREA_UM2
+    cover = recipe.red_cell_cover if red_cell_cover is None else red_cell_cover
+    red_cells = cover * height_um * width_um / RED_CELL_AREA_UM2
     counts[RED_CELL] = round(red_cells)
     counts[CellClass.PLATELET.value] = int(rng.poisson(recipe.platelets_per_1000_red_cells * red_cells / 1000))
     counts[SMUDGE] = int(rng.poisson(recipe.smudges_per_100 * nucleated / 100))
@@ -182,6 +190,7 @@ def place_cells(
     clustered: float = 0.06,
     distinct: int = 200,
     margin_um: float = 0.0,
+    overhang_um: float = 4.0,
 ) -> list[Placed]:
     """Lay cells on a field.
 
@@ -193,7 +202,7 @@ def place_cells(
     counts : mapping of str to int
         Cells by name; red cells that find no room are left out.
     height_um, width_um : float
-        The field; centres lie in it, but red cells may be centred up to 4 um outside, as a camera cuts them.
+        The field; centres lie in it.
     rng : numpy.random.Generator
     clustered : float
         Share of nucleated cells that lie against another one.
@@ -201,6 +210,8 @@ def place_cells(
         How many different drawings of each name there are.
     margin_um : float
         Width of the border that nucleated cells keep away from.
+    overhang_um : float
+        Red cells may be centred this far outside, as a camera cuts them.
 
     Returns
     -------
@@ -219,8 +230,8 @@ def place_cells(
         if place is None:
             continue
         inner.lay(place, reach)
-        large.append(Placed(names[i], number, *place, int(rng.integers(8))))
-    red = _place_red_cells(counts.get(RED_CELL, 0), inner, rng, distinct)
+        large.append(Placed(names[i], number, place[0], place[1], int(rng.integers(8))))
+    red = _place_red_cells(counts.get(RED_CELL, 0), inner, rng, distinct, overhang_um)
     loose: list[Placed] = []
     for name in small[1:]:
         for _ in range(counts.get(name, 0)):
@@ -229,21 +240,27 @@ def place_cells(
             place = inner.free_place(reach + 0.4, 0.0, 40) or inner.free_place(-1.5, 0.0, 40)
             if place is not None:
                 inner.lay(place, reach)
-                loose.append(Placed(name, number, *place, int(rng.integers(8))))
+                loose.append(Placed(name, number, place[0], place[1], int(rng.integers(8))))
     return red + loose + large
 
 
-def _place_red_cells(count: int, ground: _Ground, rng: np.random.Generator, distinct: int) -> list[Placed]:
-    """Lay red cells on what is left of the ground: 76 % keep clear, 14 % touch, 10 % overlap (BCCD by eye)."""
-    extra = 4.0
+def _place_red_cells(
+    count: int, ground: _Ground, rng: np.random.Generator, distinct: int, extra: float
+) -> list[Placed]:
+    """Lay red cells on what is left of the ground.
+
+    In a monolayer 76 % keep clear, 14 % touch, 10 % overlap (BCCD by eye); thicker blood overlaps more.
+    """
     area = ground.height_um * ground.width_um
     wanted = round(count * (ground.height_um + 2 * extra) * (ground.width_um + 2 * extra) / max(area, 1e-9))
     large = np.array(ground.centres, np.float64).reshape(-1, 2)
     reaches = np.array(ground.reaches, np.float64)
     centres = np.empty((wanted, 2))
+    overlapping = 0.10 + float(np.clip(count * RED_CELL_AREA_UM2 / area - 0.4, 0.0, 0.75))
+    shares = [0.85 * (1 - overlapping), 0.15 * (1 - overlapping), overlapping]
     placed: list[Placed] = []
     for _ in range(wanted):
-        least = float(rng.choice([7.9, 7.1, 4.0], p=[0.76, 0.14, 0.10]))
+        least = float(rng.choice([7.9, 7.1, 4.0], p=shares))
         n = len(placed)
         rows = rng.uniform(-extra, ground.height_um + extra, 24)
         cols = rng.uniform(-extra, ground.width_um + extra, 24)
@@ -252,8 +269,9 @@ def _place_red_cells(count: int, ground: _Ground, rng: np.random.Generator, dist
         good = np.flatnonzero(~near_large.any(axis=1) & ~near_red.any(axis=1))
         if good.size == 0:
             continue
-        centres[n] = rows[good[0]], cols[good[0]]
-        placed.append(Placed(RED_CELL, int(rng.integers(distinct)), *centres[n].tolist(), int(rng.integers(8))))
+        row, col = float(rows[good[0]]), float(cols[good[0]])
+        centres[n] = row, col
+        placed.append(Placed(RED_CELL, int(rng.integers(distinct)), row, col, int(rng.integers(8))))
     for cell in placed:
         ground.lay((cell.row_um, cell.col_um), 3.75)
     return placed

@@ -7,6 +7,7 @@ smoothly, which is what makes a nucleus look grown and not cut out.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 DRAWING_UM_PER_PX = 0.1
 """Scale at which cells are drawn, um/px: finer than a 100x lens resolves (0.2 um), so that any field samples down."""
 
-Map = NDArray[np.float32]
+Map = NDArray[np.floating]
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Paper:
 def noise(shape: tuple[int, ...], rng: np.random.Generator, grain_um: float) -> Map:
     """Return smooth noise of mean 0 and standard deviation 1 with a Gaussian correlation of ``grain_um`` (sigma)."""
     sigma = grain_um / DRAWING_UM_PER_PX
-    # Coarse noise is drawn on a coarse grid: the blur's cost grows with sigma, and nothing finer than sigma survives it.
+    # Coarse noise is drawn on a coarse grid: the blur's cost grows with sigma, and nothing finer survives it.
     step = max(1, int(sigma / 3))
     height, width = -(-shape[0] // step) + 8, -(-shape[1] // step) + 8
     white = rng.standard_normal((height, width), dtype=np.float32)
@@ -107,7 +108,7 @@ def ellipse(paper: Paper, row_um: float, col_um: float, length_um: float, width_
 def thread(paper: Paper, points: NDArray[np.floating], radius_um: float) -> Map:
     """Return the depth of a thread of ``radius_um`` along ``points`` (N, 2) row/col."""
     depth = np.full(paper.row.shape, -1e3, np.float32)
-    for (r0, c0), (r1, c1) in zip(points[:-1], points[1:], strict=True):
+    for (r0, c0), (r1, c1) in pairwise(points):
         length2 = max((r1 - r0) ** 2 + (c1 - c0) ** 2, 1e-9)
         t = np.clip(((paper.row - r0) * (r1 - r0) + (paper.col - c0) * (c1 - c0)) / length2, 0, 1)
         distance = np.hypot(paper.row - (r0 + t * (r1 - r0)), paper.col - (c0 + t * (c1 - c0)))

@@ -26,9 +26,9 @@ class Look:
     Attributes
     ----------
     azure, eosin, methylene_blue, haemoglobin : tuple of float
-        Decadic optical density in R, G, B of one unit of each dye. The defaults are medians over 60 PBC frames per class
-        (CellaVision DM96, May-Gruenwald-Giemsa): neutrophil nuclei (0.52, 0.82, 0.19), eosinophil cytoplasm
-        (0.15, 0.33, 0.16), red-cell rims (0.108, 0.159, 0.095).
+        Decadic optical density in R, G, B of one unit of each dye. The defaults are medians over PBC frames
+        (60 per class; CellaVision DM96, May-Gruenwald-Giemsa): neutrophil nuclei (0.52, 0.82, 0.19), eosinophil
+        cytoplasm (0.15, 0.33, 0.16), red-cell rims (0.108, 0.159, 0.095).
     background : tuple of float
         Grey levels (R, G, B) where there is no cell: the cast of lamp and white balance.
     vignette, tilt : float
@@ -44,7 +44,7 @@ class Look:
     """
 
     azure: tuple[float, float, float] = (0.54, 0.84, 0.205)
-    eosin: tuple[float, float, float] = (0.13, 0.37, 0.20)
+    eosin: tuple[float, float, float] = (0.15, 0.37, 0.17)
     methylene_blue: tuple[float, float, float] = (0.50, 0.45, 0.10)
     haemoglobin: tuple[float, float, float] = (0.108, 0.159, 0.100)
     background: tuple[float, float, float] = (245.0, 224.0, 202.0)
@@ -95,9 +95,9 @@ def vary_look(look: Look, rng: np.random.Generator) -> Look:
 
     Each dye takes 0.9 to 1.1 of its strength, each channel of the background moves by up to 3 %.
     """
-    changed = {dye: _scaled(getattr(look, dye), float(rng.uniform(0.9, 1.1))) for dye in DYES}
+    azure, eosin, blue, haemoglobin = (_scaled(getattr(look, dye), float(rng.uniform(0.9, 1.1))) for dye in DYES)
     r, g, b = (float(np.clip(v * rng.uniform(0.97, 1.03), 0, 250)) for v in look.background)
-    return replace(look, background=(r, g, b), **changed)
+    return replace(look, azure=azure, eosin=eosin, methylene_blue=blue, haemoglobin=haemoglobin, background=(r, g, b))
 
 
 def _scaled(vector: tuple[float, float, float], factor: float) -> tuple[float, float, float]:
