@@ -172,36 +172,23 @@ def result_of(
     KeyError, TypeError, ValueError
         Where the document is not a ``result.json``.
     """
-    slide = dict(document["slide"])
-    files = slide.pop("files")
-    slide["warnings"] = tuple(slide["warnings"])
-    differential = dict(document["differential"])
-    rows = tuple(
-        DifferentialRow(**{**_nan(row), "cell_class": CellClass(row["cell_class"])}) for row in differential.pop("rows")
-    )
-    adequacy = Adequacy(differential.pop("adequacy"))
-    weights = dict(document["weights"])
-    weights["confusion"] = tuple(tuple(row) for row in weights["confusion"])
-    weights["stain_od"] = tuple(tuple(row) for row in weights["stain_od"])
-    weights["unknown_rate"] = tuple(math.nan if v is None else v for v in weights["unknown_rate"])
-    weights["metrics"] = _nan(weights["metrics"])
+    slide = _values(Slide, document["slide"], nan=False)
+    differential = _values(Differential, document["differential"])
+    rows = [
+        DifferentialRow(**{**_values(DifferentialRow, row), "cell_class": CellClass(row["cell_class"])})
+        for row in document["differential"]["rows"]
+    ]
+    flags = [Flag(**{**_values(Flag, flag), "severity": Severity(flag["severity"])}) for flag in document["flags"]]
     return SlideResult(
-        slide=Slide(root=root, paths=tuple(root / name for name in files), **slide),
+        slide=Slide(root=root, paths=tuple(root / name for name in document["slide"]["files"]), **slide),
         status=document["status"],
         fields=tuple(_field_of(values, previews) for values in document["fields"]),
         observations=observations,
-        differential=Differential(rows=rows, adequacy=adequacy, **_nan(differential)),
-        flags=tuple(
-            Flag(
-                **{
-                    **flag,
-                    "severity": Severity(flag["severity"]),
-                    "cells": tuple((name, cell) for name, cell in flag["cells"]),
-                }
-            )
-            for flag in document["flags"]
+        differential=Differential(
+            **{**differential, "rows": tuple(rows), "adequacy": Adequacy(differential["adequacy"])}
         ),
-        weights=WeightsInfo(**weights),
+        flags=tuple(flags),
+        weights=WeightsInfo(**_values(WeightsInfo, document["weights"])),
         um_per_px=math.nan if document["um_per_px"] is None else document["um_per_px"],
         analysed_at=document["analysed_at"],
         version=document["version"],
@@ -210,26 +197,35 @@ def result_of(
         seconds=document["seconds"],
         options=document["options"],
         warnings=tuple(document["warnings"]),
-        failures=tuple(Failure(**failure) for failure in document["failures"]),
-        review=Review(**document["review"]) if document["review"] else None,
+        failures=tuple(Failure(**_values(Failure, failure)) for failure in document["failures"]),
+        review=Review(**_values(Review, document["review"])) if document["review"] else None,
         supersedes=document["supersedes"],
     )
 
 
 def _field_of(values: Mapping[str, Any], previews: Mapping[str, bytes]) -> FieldSummary:
-    scale = _nan(values["scale"])
-    quality = _nan({k: v for k, v in values["quality"].items() if k != "stain_od"})
-    stain = tuple(math.nan if v is None else v for v in values["quality"]["stain_od"])
-    rest = {k: v for k, v in values.items() if k not in ("scale", "quality", "warnings")}
-    return FieldSummary(
-        scale=Scale(**{**scale, "source": ScaleSource(scale["source"])}),
-        quality=FieldQuality(**quality, stain_od=(stain[0], stain[1], stain[2])),
-        warnings=tuple(values["warnings"]),
-        preview_jpeg=previews.get(values["name"], b""),
-        **_nan(rest),
-    )
+    scale = _values(Scale, values["scale"])
+    quality = FieldQuality(**_values(FieldQuality, values["quality"]))
+    record = _values(FieldSummary, values)
+    record |= {
+        "scale": Scale(**{**scale, "source": ScaleSource(scale["source"])}),
+        "quality": quality,
+        "preview_jpeg": previews.get(values["name"], b""),
+    }
+    return FieldSummary(**record)
 
 
-def _nan(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Null back to NaN: every optional number of these records is a float."""
-    return {k: math.nan if v is None else v for k, v in values.items()}
+def _values(record: type, values: Mapping[str, Any], nan: bool = True) -> dict[str, Any]:
+    """Arguments for ``record``: lists as tuples, null as NaN; names that a later version has added are left out."""
+    names = {f.name for f in dataclass_fields(record)}
+    return {k: _tuples(v, nan) for k, v in values.items() if k in names}
+
+
+def _tuples(value: Any, nan: bool) -> Any:
+    if value is None and nan:
+        return math.nan
+    if isinstance(value, list):
+        return tuple(_tuples(v, nan) for v in value)
+    if isinstance(value, dict):
+        return {k: _tuples(v, nan) for k, v in value.items()}
+    return value
