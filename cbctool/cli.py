@@ -433,3 +433,47 @@ def status(
     from cbctool.run.journal import status_text
 
     print(status_text(reports, as_json=json))
+
+
+@app.command()
+def benchmark(
+    source: Annotated[Path | None, typer.Argument(help="A folder of slides. [default: slides rendered for it]")] = None,
+    slides: Annotated[int, typer.Option(min=1, help="Rendered slides.")] = 3,
+    fields: Annotated[int, typer.Option(min=1, help="Fields of each.")] = 20,
+    size: Annotated[str, typer.Option(help="Pixels of a field, WIDTHxHEIGHT.")] = "1632x1224",
+    um_per_px: Annotated[float, typer.Option(min=0.03, max=0.5, help="Scale of rendered fields.")] = 0.12,
+    jobs: Annotated[str | None, typer.Option(help="Numbers of workers, such as 1,2. [default: 1 to all cores]")] = None,
+    device: Annotated[str, typer.Option(help="Where the network runs, such as cpu,cuda.")] = "cpu",
+    repeats: Annotated[int, typer.Option(min=1, help="Timed runs of each.")] = 3,
+    weights: Weights = None,
+    save: Annotated[Path | None, typer.Option(help="Draw the result into this picture (PNG, SVG, PDF).")] = None,
+    quiet: Quiet = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Slides per minute, and where the time goes, beside the time for decoding alone."""
+    import re
+
+    _configure_logging(quiet, False, None)
+    match = re.fullmatch(r"(\d{2,5})x(\d{2,5})", size)
+    if match is None:
+        raise typer.BadParameter(f"{size!r} is not WIDTHxHEIGHT", param_hint="--size")
+    if jobs is not None and not re.fullmatch(r"[1-9]\d{0,2}(,[1-9]\d{0,2})*", jobs):
+        raise typer.BadParameter(f"{jobs!r} is not a list of numbers such as 1,2", param_hint="--jobs")
+    from cbctool.run import benchmark as bench
+
+    result = bench.benchmark(
+        source,
+        slides=slides,
+        fields=fields,
+        size=(int(match[1]), int(match[2])),
+        um_per_px=um_per_px,
+        jobs=[int(number) for number in jobs.split(",")] if jobs else None,
+        devices=device.split(","),
+        repeats=repeats,
+        weights=weights,
+        tell=(lambda _: None) if quiet else (lambda what: print(f"cbctool: {what}", file=sys.stderr)),
+    )
+    if save is not None:
+        bench.save_picture(result, save)
+    print(bench.to_json(result) if json else bench.table(result))

@@ -131,6 +131,10 @@ def report_slide_task(evidence: SlideEvidence, context: RunContext) -> dict[str,
 
     result = slide_result(evidence, context)
     name = evidence.slide.name
+    before = manifest.read_manifest(context.out / folder_name(name))
+    if before is not None and before.identity != evidence.identity:
+        when = before.row.get("analysed_at", "an unknown time")
+        result = dataclasses.replace(result, supersedes=f"the report of {when}, result {before.identity[:12]}")
     folder: Path | None = None
     try:
         folder = manifest.partial_folder(context.out, name)

@@ -1,0 +1,356 @@
+"""``cbctool benchmark``: slides per minute, and where the time goes.
+
+Machines are shared and noisy, so that every timing stands beside the *floor* measured in the same run on the same
+files: decoding them with ``cv2.imread`` at full size in as many processes and doing nothing else. Ratios to that floor carry
+from one machine to another; seconds do not.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from cbctool import __version__
+from cbctool.run.discover import discover_slides
+from cbctool.run.pipeline import Analyser, FieldsProgress, Settings, SlideDone, SlideFailed
+from cbctool.run.pool import LocalPool
+
+CHUNK = 5
+"""Files per decode task: with fewer, handing out tasks would count as decoding."""
+
+DISTINCT_FIELDS = 12
+"""Rendered fields that differ in content; more files are copies of these that differ in a comment."""
+
+SMEAR = {"erythrocyte": 1.0, "platelet": 0.06, "neutrophil": 0.012, "lymphocyte": 0.006, "monocyte": 0.0015}
+"""Cells drawn, per red cell, of a benchmark field: some ten times the leukocytes of normal blood, as fields are chosen."""
+
+RED_CELLS_PER_UM2 = 0.0065
+"""Red cells per um^2 of field: cover 0.29 by 44 um^2 cells, a monolayer."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One configuration, over its repeats. Seconds are medians; ``spread`` is (max - min) / median of the analysis."""
+
+    jobs: int
+    device: str
+    repeats: int
+    seconds: float
+    spread: float
+    decode_seconds: float
+    first_field_seconds: float
+    stages: dict[str, float]
+    peak_memory_bytes: int
+    slides: int
+    fields: int
+    megapixels: float
+    cells: int
+
+    @property
+    def ratio(self) -> float:
+        """Whole analysis over decode-only."""
+        return self.seconds / self.decode_seconds
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What a benchmark found: the machine, the input, a timing per configuration, and the network alone."""
+
+    version: str
+    machine: str
+    source: str
+    timings: tuple[Timing, ...]
+    crops_per_second: dict[str, float] = field(default_factory=dict)
+
+
+def benchmark(
+    source: Path | None = None,
+    slides: int = 3,
+    fields: int = 20,
+    size: tuple[int, int] = (1632, 1224),
+    um_per_px: float = 0.12,
+    jobs: Sequence[int] | None = None,
+    devices: Sequence[str] = ("cpu",),
+    repeats: int = 3,
+    weights: Path | None = None,
+    tell: Callable[[str], None] = lambda _: None,
+) -> Benchmark:
+    """Time the whole analysis beside its decode-only floor.
+
+    Parameters
+    ----------
+    source : Path, optional
+        A folder of slides; None renders ``slides`` slides of ``fields`` fields of ``size`` (width, height) pixels.
+    um_per_px : float
+        Scale of the rendered fields; 0.12 puts some 180 red cells into two megapixels.
+    jobs : sequence of int, optional
+        Numbers of worker processes; None is 1 to the number of cores.
+    devices : sequence of str
+        Where the network runs.
+    repeats : int
+        Timed runs of each configuration, after one warm-up of the page cache and the workers.
+    """
+    jobs = jobs or range(1, (os.cpu_count() or 1) + 1)
+    with tempfile.TemporaryDirectory(prefix="cbctool-benchmark-") as scratch:
+        if source is None:
+            folder = Path(scratch) / "slides"
+            tell(f"rendering {min(fields * slides, DISTINCT_FIELDS)} fields of {size[0]}x{size[1]}")
+            render_slides(folder, slides, fields, size, um_per_px)
+            shown = f"{slides} rendered slides of {fields} fields, {size[0]}x{size[1]} px at {um_per_px} um/px, JPEG"
+        else:
+            folder, shown = source, str(source)
+        timings = []
+        for device in devices:
+            for width in jobs:
+                tell(f"{width} job(s), {device}")
+                timings.append(_time(folder, Path(scratch), width, device, repeats, weights))
+        crops = {device: crops_per_second(device, weights) for device in devices}
+    return Benchmark(__version__, machine(), shown, tuple(timings), crops)
+
+
+def render_slides(folder: Path, slides: int, fields: int, size: tuple[int, int], um_per_px: float) -> None:
+    """Draw slides into ``folder``: a few distinct fields, and copies of them that differ to the byte."""
+    import cv2
+
+    from cbctool.synthetic.render import render_field
+
+    width, height = size
+    red_cells = RED_CELLS_PER_UM2 * width * height * um_per_px**2
+    cells = {name: max(1, round(share * red_cells)) for name, share in SMEAR.items()}
+    distinct = []
+    for seed in range(min(slides * fields, DISTINCT_FIELDS)):
+        rgb, _ = render_field(cells, (height, width), um_per_px=um_per_px, seed=seed)
+        done, packed = cv2.imencode(".jpg", rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])
+        if not done:
+            raise RuntimeError("OpenCV could not write a JPEG")
+        distinct.append(packed.tobytes())
+    for s in range(slides):
+        place = folder / f"slide_{s + 1:04d}"
+        place.mkdir(parents=True, exist_ok=True)
+        for f in range(fields):
+            number = s * fields + f
+            data = distinct[number % len(distinct)]
+            comment = f"{number}".encode()
+            segment = b"\xff\xfe" + (len(comment) + 2).to_bytes(2, "big") + comment
+            (place / f"field_{f + 1:04d}.jpg").write_bytes(data[:2] + segment + data[2:])
+
+
+def decode_files(paths: Sequence[Path]) -> int:
+    """Decode pictures at full size as the floor does; returns the pixels decoded."""
+    import cv2
+
+    pixels = 0
+    for path in paths:
+        picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
+        pixels += 0 if picture is None else picture.shape[0] * picture.shape[1]
+    return pixels
+
+
+def decode_only(paths: Sequence[Path], pool: LocalPool) -> tuple[float, int]:
+    """Seconds and pixels of decoding all of ``paths`` in the workers of a pool that is already running."""
+    began = time.perf_counter()
+    tasks = [pool.submit(decode_files, paths[i : i + CHUNK], timeout_s=600) for i in range(0, len(paths), CHUNK)]
+    pixels = sum(task.result() for task in tasks)
+    return time.perf_counter() - began, pixels
+
+
+def _time(folder: Path, scratch: Path, jobs: int, device: str, repeats: int, weights: Path | None) -> Timing:
+    slides = discover_slides(folder).slides
+    paths = [path for slide in slides for path in slide.paths]
+    decode_s, whole_s, first_s = [], [], []
+    stages: dict[str, list[float]] = {}
+    cells = pixels = 0
+    peak = 0
+    pool = LocalPool(jobs)
+    try:
+        decode_only(paths, pool)  # warms the page cache and the workers
+        for _ in range(repeats):
+            # Floor and analysis alternate, so that a neighbour's load falls on both.
+            seconds, pixels = decode_only(paths, pool)
+            decode_s.append(seconds)
+            out = scratch / "out"
+            shutil.rmtree(out, ignore_errors=True)
+            began = time.perf_counter()
+            first = 0.0
+            cells = 0
+            found: dict[str, float] = {}
+            with (
+                peak_memory(exclude=children()) as memory,
+                Analyser(Settings(out=out, jobs=jobs, device=device, weights=weights)) as analyser,
+            ):
+                for outcome in analyser.run(slides):
+                    match outcome:
+                        case FieldsProgress():
+                            cells += outcome.cells
+                            first = first or (time.perf_counter() - began if outcome.fields else 0.0)
+                        case SlideDone():
+                            for stage, spent in outcome.stages.items():
+                                found[stage] = found.get(stage, 0.0) + spent
+                        case SlideFailed():
+                            raise RuntimeError(f"{outcome.slide.name} could not be analysed: {outcome.failures}")
+                whole_s.append(time.perf_counter() - began)
+            first_s.append(first)
+            peak = max(peak, memory[0])
+            for stage, spent in found.items():
+                stages.setdefault(stage, []).append(spent)
+    finally:
+        pool.close()
+    middle = statistics.median(whole_s)
+    return Timing(
+        jobs=jobs,
+        device=device,
+        repeats=repeats,
+        seconds=middle,
+        spread=(max(whole_s) - min(whole_s)) / middle,
+        decode_seconds=statistics.median(decode_s),
+        first_field_seconds=statistics.median(first_s),
+        stages={stage: statistics.median(values) for stage, values in stages.items()},
+        peak_memory_bytes=peak,
+        slides=len(slides),
+        fields=len(paths),
+        megapixels=pixels / 1e6,
+        cells=cells,
+    )
+
+
+def crops_per_second(device: str, weights: Path | None = None, crops: int = 20_000) -> float:
+    """Cells per second through the network, from uint8 crops in host memory to probabilities; best of three."""
+    import numpy as np
+    import torch
+
+    from cbctool.classifier import Classifier
+
+    torch.set_num_threads(os.cpu_count() or 1)
+    classifier = Classifier(weights, device=device)
+    if classifier.device != "cpu":
+        crops *= 50
+    pictures = np.random.default_rng(0).integers(0, 256, (crops, 28, 28, 3), np.uint8)
+    classifier.classify(pictures[: classifier.batch_size * 2])
+    best = float("inf")
+    for _ in range(3):
+        began = time.perf_counter()
+        classifier.classify(pictures)
+        best = min(best, time.perf_counter() - began)
+    return crops / best
+
+
+def children() -> list[int]:
+    """Process numbers of everything started from here that runs now."""
+    import psutil
+
+    return [child.pid for child in psutil.Process().children(recursive=True)]
+
+
+@contextmanager
+def peak_memory(exclude: Sequence[int] = ()) -> Iterator[list[int]]:
+    """Watch the memory of this process and its children: proportional set size where Linux tells it, else resident.
+
+    Yields a list whose one item is the peak in bytes.
+    """
+    import psutil
+
+    peak = [0]
+    stop = threading.Event()
+    me = psutil.Process()
+
+    def memory(process: psutil.Process) -> int:
+        try:
+            info = process.memory_full_info()
+            return int(getattr(info, "pss", 0) or info.rss)
+        except psutil.Error:
+            return 0
+
+    def sample() -> None:
+        while not stop.wait(0.25):
+            tree = [me, *(p for p in me.children(recursive=True) if p.pid not in exclude)]
+            peak[0] = max(peak[0], sum(map(memory, tree)))
+
+    thread = threading.Thread(target=sample, daemon=True)
+    thread.start()
+    try:
+        yield peak
+    finally:
+        stop.set()
+        thread.join()
+
+
+def machine() -> str:
+    """This machine in words."""
+    name = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass
+    return f"{os.cpu_count()} x {name}, {platform.system()}, Python {platform.python_version()}"
+
+
+def table(result: Benchmark) -> str:
+    """The benchmark as a Markdown table."""
+    head = (
+        "| jobs | network on | slides/min | fields/s | MP/s | cells/s | time, s (spread) | decode only, s | ratio |"
+        " first field, s | peak memory, GB |"
+    )
+    lines = [result.machine, result.source, "", head, "|" + "---|" * 11]
+    for one in result.timings:
+        lines.append(
+            f"| {one.jobs} | {one.device} | {60 * one.slides / one.seconds:.1f} | {one.fields / one.seconds:.1f} "
+            f"| {one.megapixels / one.seconds:.1f} | {one.cells / one.seconds:.0f} "
+            f"| {one.seconds:.1f} ({100 * one.spread:.0f} %) | {one.decode_seconds:.1f} | {one.ratio:.2f} "
+            f"| {one.first_field_seconds:.1f} | {one.peak_memory_bytes / 1e9:.2f} |"
+        )
+    lines += ["", "| ms per field | " + " | ".join(result.timings[0].stages) + " |"]
+    lines.append("|" + "---|" * (1 + len(result.timings[0].stages)))
+    for one in result.timings:
+        spent = " | ".join(f"{1000 * seconds / one.fields:.1f}" for seconds in one.stages.values())
+        lines.append(f"| {one.jobs} jobs | {spent} |")
+    by_jobs = {one.jobs: one for one in result.timings if one.device == result.timings[0].device}
+    if len(by_jobs) > 1:
+        least, most = by_jobs[min(by_jobs)], by_jobs[max(by_jobs)]
+        lines += [
+            "",
+            f"From {least.jobs} to {most.jobs} jobs: analysis x{least.seconds / most.seconds:.2f}, "
+            f"decode only x{least.decode_seconds / most.decode_seconds:.2f}.",
+        ]
+    lines += [
+        f"The network alone on {device}: {rate:,.0f} cells/s." for device, rate in result.crops_per_second.items()
+    ]
+    return "\n".join(lines)
+
+
+def to_json(result: Benchmark) -> str:
+    """The same for machines."""
+    timings = [asdict(one) | {"ratio": one.ratio} for one in result.timings]
+    return json.dumps(asdict(result) | {"timings": timings}, indent=1)
+
+
+def save_picture(result: Benchmark, path: Path) -> None:
+    """Draw analysis beside decode-only for each configuration, and the stages."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    names = [f"{one.jobs} job(s)\n{one.device}" for one in result.timings]
+    left.bar(names, [one.fields / one.decode_seconds for one in result.timings], color="0.8", label="decode only")
+    left.bar(names, [one.fields / one.seconds for one in result.timings], width=0.5, label="whole analysis")
+    left.set_ylabel("fields per second")
+    left.legend()
+    last = result.timings[-1]
+    right.barh(list(last.stages), [1000 * seconds / last.fields for seconds in last.stages.values()])
+    right.set_xlabel("ms per field, in a worker")
+    right.invert_yaxis()
+    figure.suptitle(result.source, fontsize=9)
+    figure.savefig(path, dpi=120)
