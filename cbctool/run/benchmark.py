@@ -1,8 +1,8 @@
 """``cbctool benchmark``: slides per minute, and where the time goes.
 
 Machines are shared and noisy, so that every timing stands beside the *floor* measured in the same run on the same
-files: decoding them with ``cv2.imread`` at full size in as many processes and doing nothing else. Ratios to that floor carry
-from one machine to another; seconds do not.
+files: decoding them with ``cv2.imread`` at full size in as many processes and doing nothing else. Ratios to that floor
+carry from one machine to another; seconds do not.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ DISTINCT_FIELDS = 12
 """Rendered fields that differ in content; more files are copies of these that differ in a comment."""
 
 SMEAR = {"erythrocyte": 1.0, "platelet": 0.06, "neutrophil": 0.012, "lymphocyte": 0.006, "monocyte": 0.0015}
-"""Cells drawn, per red cell, of a benchmark field: some ten times the leukocytes of normal blood, as fields are chosen."""
+"""Cells drawn per red cell: some ten times the leukocytes of normal blood, since fields are chosen for them."""
 
 RED_CELLS_PER_UM2 = 0.0065
 """Red cells per um^2 of field: cover 0.29 by 44 um^2 cells, a monolayer."""
