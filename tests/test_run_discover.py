@@ -66,7 +66,7 @@ def test_natural_order(tmp_path: Path) -> None:
 @given(st.lists(st.text(max_size=8), max_size=6))
 def test_natural_order_is_an_order(names: list[str]) -> None:
     once = sorted(names, key=natural_key)
-    assert sorted(once[::-1], key=natural_key) == once
+    assert sorted(set(names), key=natural_key) == list(dict.fromkeys(once))
 
 
 def test_one_file(tmp_path: Path) -> None:

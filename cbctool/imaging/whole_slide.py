@@ -1,8 +1,8 @@
 """Read a gigapixel slide tile by tile, each cell counted once, in memory that does not grow with the slide.
 
-Scanners' own formats are read by OpenSlide, and so is what tifffile leaves; generic pyramidal TIFF (also with SubIFDs,
-as OME-TIFF has them) and large tiled TIFF without a pyramid by tifffile, which is five times as fast there. Label and
-macro pictures carry patients' names and are never opened.
+Scanners' own formats are read by OpenSlide; generic pyramidal TIFF (also with SubIFDs, as OME-TIFF has them) and large
+tiled TIFF without a pyramid by tifffile, which is five times as fast there. Label and macro pictures carry patients'
+names and are never opened.
 
     open_whole_slide -> plan_tiles (background left out) -> read_tile per worker -> analyse_field -> keep_owned
 
@@ -15,6 +15,7 @@ from __future__ import annotations
 import configparser
 import functools
 import math
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -38,6 +39,11 @@ WHOLE_SLIDE_EXTENSIONS = frozenset(
 
 PLAIN_TILED_PIXELS = 100_000_000
 """A tiled TIFF without a pyramid is read in tiles from this size on; below it is a photo (cameras end near 65 MP)."""
+
+
+_MAX_SIDE_PX = 1 << 20  # 76 mm, a whole glass slide, at 0.07 um/px
+
+_MAX_TILE_BYTES = 1 << 28  # of one compressed tile; 4096 x 4096 RGB uncompressed is 50 MB
 
 
 @dataclass(frozen=True)
@@ -204,6 +210,11 @@ def open_whole_slide(path: Path) -> WholeSlide:
             f"{printable(path)} is no whole-slide file that can be read: {said}.", "Copy or export the slide again."
         ) from None
     full_height, full_width = levels.shapes[0]
+    if min(min(shape) for shape in levels.shapes) < 1 or max(full_height, full_width) > _MAX_SIDE_PX:
+        levels.close()
+        raise UnreadableImageError(
+            f"{printable(path)} states levels of {full_width} x {full_height} pixels and down.", "Scan the slide again."
+        )
     downsamples = tuple((full_height / height + full_width / width) / 2 for height, width in levels.shapes)
     return WholeSlide(path, levels.shapes, downsamples, levels.um_per_px, reader, levels)
 
@@ -212,11 +223,7 @@ def _open_levels(path: Path) -> tuple[str, _Levels]:
     vendor = _vendor(path)
     if vendor in (None, "generic-tiff"):
         # 0.05 s for 2048 x 2048 px of JPEG tiles where OpenSlide takes 0.3; it also reads pyramids in SubIFDs.
-        try:
-            return "tifffile", _TiffLevels(path)
-        except Exception:
-            if vendor is None:
-                raise
+        return "tifffile", _TiffLevels(path)
     return "openslide", _OpenSlideLevels(path)
 
 
@@ -246,13 +253,16 @@ def companions(path: Path) -> set[Path]:
 # -------------------------------------------------------------------------------------------------------------- tiles
 
 
-def plan_tiles(slide: WholeSlide, options: TileOptions | None = None) -> tuple[Tile, ...]:
+def plan_tiles(
+    slide: WholeSlide, options: TileOptions | None = None, um_per_px: float | None = None
+) -> tuple[Tile, ...]:
     """Cut a slide into tiles, top to bottom, without those that the thumbnail shows empty.
 
-    A tile that is left out holds no monolayer: at most a lone cell between cells too far apart to be counted.
+    ``um_per_px`` is the level 0 scale given by the user, instead of the file's own. A tile that is left out holds no
+    monolayer: at most a lone cell between cells too far apart to be counted.
     """
     options = options or TileOptions()
-    tiles = cut(slide.shapes[0], slide.downsamples, slide.um_per_px, options)
+    tiles = cut(slide.shapes[0], slide.downsamples, um_per_px or slide.um_per_px, options)
     small = slide.thumbnail(options)
     if small is None:
         return tiles
@@ -270,21 +280,26 @@ def cut(
         level = fine[-1] if fine else 0
     down = downsamples[level]
     margin = options.margin_px * down if um_per_px is None else options.margin_um / um_per_px
-    core_side = options.tile_px * down - 2 * margin
-    if core_side < options.tile_px * down / 4:
-        raise ValueError(f"tiles of {options.tile_px} px leave no core between margins of {margin / down:.0f} px")
+    # At scales so fine that the margins would fill the tile, the tile grows.
+    core_side = max(options.tile_px * down - 2 * margin, options.tile_px * down / 2)
     rows, cols = _edges(shape[0], core_side), _edges(shape[1], core_side)
-    around = math.ceil(margin)
+
+    def before(edge: int) -> int:  # on the pixel grid of the level read, so that no cell moves by a fraction of it
+        return round(max(0, math.floor((edge - margin) / down)) * down)
+
+    def after(edge: int, length: int) -> int:
+        return min(length, round(math.ceil((edge + margin) / down) * down))
+
     return tuple(
         Tile(
             row=i,
             col=j,
             level=level,
             downsample=down,
-            ymin_px=max(0, rows[i] - around),
-            xmin_px=max(0, cols[j] - around),
-            ymax_px=min(shape[0], rows[i + 1] + around),
-            xmax_px=min(shape[1], cols[j + 1] + around),
+            ymin_px=before(rows[i]),
+            xmin_px=before(cols[j]),
+            ymax_px=after(rows[i + 1], shape[0]),
+            xmax_px=after(cols[j + 1], shape[1]),
             core=(rows[i], cols[j], rows[i + 1], cols[j + 1]),
         )
         for i in range(len(rows) - 1)
@@ -397,7 +412,7 @@ def to_level_0(tile: Tile, cell: Cell) -> Cell:
 
 
 def keep_owned(tile: Tile, result: FieldResult) -> FieldResult:
-    """Keep of a tile's result what is its own: cells with their centre in the core, in level 0 pixels, and its area.
+    """Keep of a tile's result what is its own, in level 0 pixels: cells with their centre in the core, and its area.
 
     Cells are numbered anew from 1; crops and thumbnails follow their cells. The other cells are the neighbours', which
     see them whole.
@@ -407,10 +422,23 @@ def keep_owned(tile: Tile, result: FieldResult) -> FieldResult:
     new_index = {old: new for new, old in enumerate(kept)}
     crops = [k for k, old in enumerate(result.crop_cells) if int(old) in new_index]
     ymin, xmin, ymax, xmax = tile.core
-    share = (ymax - ymin) * (xmax - xmin) / ((tile.ymax_px - tile.ymin_px) * (tile.xmax_px - tile.xmin_px))
+    height, width = tile.ymax_px - tile.ymin_px, tile.xmax_px - tile.xmin_px
+    seen, down = result.summary, tile.downsample
+    summary = replace(
+        seen,
+        height_px=height,
+        width_px=width,
+        scale=replace(
+            seen.scale,
+            um_per_px=seen.scale.um_per_px / down,
+            red_cell_um_per_px=seen.scale.red_cell_um_per_px / down,
+        ),
+        area_mm2=seen.area_mm2 * (ymax - ymin) * (xmax - xmin) / (height * width),
+        preview_scale=seen.preview_scale / down,
+    )
     return replace(
         result,
-        summary=replace(result.summary, area_mm2=result.summary.area_mm2 * share),
+        summary=summary,
         cells=tuple(replace(moved[old], cell=new + 1) for new, old in enumerate(kept)),
         crops=result.crops[crops],
         crop_cells=np.array([new_index[int(result.crop_cells[k])] for k in crops], dtype=int),
@@ -546,19 +574,23 @@ class _TiffLevels:
 
     def __init__(self, path: Path) -> None:
         self._tif = tifffile.TiffFile(path)
+        weakref.finalize(self, self._tif.close)  # closes also what read_tile keeps open
         try:
             levels = self._tif.series[0].levels
             self._pages = [level.keyframe for level in levels]
             for level, page in zip(levels, self._pages, strict=True):
-                if (
-                    len(level.pages) != 1
-                    or page.dtype != np.uint8
-                    or page.axes != "YXS"
-                    or page.samplesperpixel not in (3, 4)
-                ):
+                jpeg = page.photometric == tifffile.PHOTOMETRIC.YCBCR and page.compression == tifffile.COMPRESSION.JPEG
+                colour = page.photometric == tifffile.PHOTOMETRIC.RGB or jpeg
+                if not colour or len(level.pages) != 1 or page.dtype != np.uint8 or page.axes != "YXS":
                     raise ValueError("it is not 8-bit RGB in one plane")
-                if page.is_tiled and page.tilelength * page.tilewidth > 1 << 24:
-                    raise ValueError(f"it states tiles of {page.tilewidth} x {page.tilelength} pixels")
+                if page.is_tiled:
+                    expected = -(-page.imagelength // page.tilelength) * -(-page.imagewidth // page.tilewidth)
+                    if page.tilelength * page.tilewidth > 1 << 24 or len(page.dataoffsets) != expected:
+                        raise ValueError(
+                            f"it states {len(page.dataoffsets)} tiles for a level that would have {expected}"
+                        )
+                elif page.imagelength * page.imagewidth > PLAIN_TILED_PIXELS:
+                    raise ValueError("a large level of it is not tiled")
             if not self._pages[0].is_tiled:
                 raise ValueError("it is not tiled")
             self.shapes = tuple((page.imagelength, page.imagewidth) for page in self._pages)
@@ -580,6 +612,8 @@ class _TiffLevels:
                 offset, count = page.dataoffsets[index], page.databytecounts[index]
                 if not count:
                     continue  # never scanned: white
+                if count > _MAX_TILE_BYTES:
+                    raise ValueError(f"a tile of it would have {count} bytes")
                 file.seek(offset)
                 data = file.read(count)
                 if len(data) != count:

@@ -290,7 +290,7 @@ def _file_slide(path: Path, whole_slide: bool = False) -> Slide:
 
 
 def _unique_names(slides: Iterable[tuple[Slide, str]]) -> tuple[Slide, ...]:
-    """Make names differ, also where a file system ignores case: a slide that clashes takes its longer name, then a number.
+    """Make names differ, also where case is ignored: one that clashes takes its longer name, then a number.
 
     ``slides`` come with that longer name: the file's with its ending.
     """
