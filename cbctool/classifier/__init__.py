@@ -1,7 +1,4 @@
-"""The networks, their weights files, batched prediction, calibration of probabilities, abstention and training.
-
-``Classifier`` is imported on demand, so that a weights file can be looked at without waiting for torch.
-"""
+"""The networks, their weights files, batched prediction, calibration of probabilities, abstention and training."""
 
 from __future__ import annotations
 
@@ -19,6 +16,7 @@ __all__ = ["Classifier"]
 
 
 def __getattr__(name: str) -> Any:
+    # torch takes seconds to import: reading what a weights file says about itself does without.
     if name == "Classifier":
         from cbctool.classifier.predict import Classifier
 

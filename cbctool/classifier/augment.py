@@ -1,0 +1,173 @@
+"""Other laboratories, made from one: random geometry, optics, stain and camera for training crops.
+
+A network trained on one camera and one stain learns them: 97 % at home became 10 % on another laboratory's cells.
+Everything here is drawn per crop, at random, in the order in which it happens to light: the cell lies anyhow on the
+glass (geometry), the lens blurs it (resolution), dyes absorb (optical density, after Tellez et al. 2019, arXiv
+1902.06543, who found stain augmentation the best single measure), the sensor clips, adds noise and compresses.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cbctool.records import CROP_PX
+
+_GRID = (
+    2 * CROP_PX
+)  # geometry is resampled at twice the crop's resolution, then reduced by the crop's own bicubic filter
+_BANK = 24  # reduction filters of different sharpness to draw from
+
+
+@dataclass(frozen=True)
+class AugmentOptions:
+    """How far the drawn laboratory may lie from the training one.
+
+    Spreads are chosen to cover the colours seen in atlases (nuclei from light blue-violet to almost black), not fitted
+    to any test set. ``plain`` is the share of crops that keep their own colours, so that home is not forgotten.
+    """
+
+    zoom: float = 1.25  # up to this factor larger or smaller: red cells are 7.2-7.5 um, scales are measured to 5-10 %
+    stretch: float = 1.08
+    shift_px: float = 2.0  # of the 28: the window is centred on a segmented cell, which is good to about 1 um
+    plain: float = 0.15
+    strength_low: float = 0.25  # overall optical density
+    strength_high: float = 1.2
+    channel_spread: float = 0.3  # log-normal gain per colour channel
+    mixing_spread: float = 0.12  # off-diagonal terms of the colour matrix
+    two_tone: float = 0.6  # share of crops in which dark and light stain change colour separately
+    gamma: float = 1.35
+    chroma: float = 0.5
+    cast_od: float = 0.06  # what is left after white balance; one in five keeps a cast of up to four times that
+    overexposure: float = 0.08
+    blur_px: float = 0.9  # gaussian sigma, of the 28
+    noise: float = 0.025  # of full scale
+    jpeg: float = 0.1
+    edge: float = 0.08  # share of crops cut by a white edge, as at the border of a field
+
+
+def geometry(
+    canvases: NDArray[np.uint8], window_px: float, rng: np.random.Generator, options: AugmentOptions
+) -> NDArray[np.uint8]:
+    """Turn, mirror, scale, stretch and shift: (B, S, S, 3) with the window's side in px -> (B, 56, 56, 3)."""
+    count, height, width = canvases.shape[:3]
+    out = np.empty((count, _GRID, _GRID, 3), np.uint8)
+    angle = rng.uniform(0, 2 * np.pi, count)
+    scale = window_px / _GRID * np.exp(rng.uniform(-1, 1, count) * np.log(options.zoom))
+    stretch = np.exp(rng.uniform(-1, 1, (count, 2)) * np.log(options.stretch))
+    stretch[:, 0] *= rng.choice([-1.0, 1.0], count)
+    shift = rng.uniform(-1, 1, (count, 2)) * options.shift_px * window_px / CROP_PX
+    centre = np.array([(width - 1) / 2, (height - 1) / 2])
+    lossy = rng.random(count) < options.jpeg
+    for i in range(count):
+        c, s = np.cos(angle[i]), np.sin(angle[i])
+        matrix = scale[i] * np.array([[c, -s], [s, c]]) * stretch[i]
+        offset = centre + shift[i] - matrix @ np.full(2, (_GRID - 1) / 2)
+        out[i] = cv2.warpAffine(
+            canvases[i],
+            np.column_stack([matrix, offset]),
+            (_GRID, _GRID),
+            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+            borderMode=cv2.BORDER_REFLECT_101,
+        )
+        if lossy[i]:
+            quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(30, 90))]
+            out[i] = cv2.imdecode(cv2.imencode(".jpg", out[i][..., ::-1], quality)[1], cv2.IMREAD_COLOR)[..., ::-1]
+    return out
+
+
+def light(pictures: Tensor, rng: np.random.Generator, options: AugmentOptions) -> Tensor:
+    """Optics, stain and camera: (B, 56, 56, 3) uint8 -> (B, 28, 28, 3) uint8."""
+    count = len(pictures)
+
+    def uniform(low: float, high: float, *shape: int) -> Tensor:
+        return torch.from_numpy(rng.uniform(low, high, (count, *shape)).astype(np.float32))
+
+    def normal(spread: float, *shape: int) -> Tensor:
+        return torch.from_numpy(rng.normal(0, spread, (count, *shape)).astype(np.float32))
+
+    reduction = _reductions(options.blur_px)[torch.from_numpy(rng.integers(0, _BANK, count))]  # (B, 28, 56)
+    x = pictures.float().permute(0, 3, 1, 2)  # (B, 3, 56, 56)
+    x = reduction[:, None] @ x @ reduction[:, None].transpose(2, 3)
+    x = x.permute(0, 2, 3, 1).clamp(0, 255)  # (B, 28, 28, 3)
+
+    density = torch.log(256.0 / (x + 1.0))
+    plain = torch.from_numpy(rng.random(count) < options.plain)[:, None, None, None]
+    dark = torch.sigmoid((density.mean(3, keepdim=True) - uniform(0.35, 0.75, 1, 1, 1)) / uniform(0.05, 0.25, 1, 1, 1))
+    two_tone = torch.from_numpy(rng.random(count) < options.two_tone)[:, None, None]
+    nuclear = _colour_matrix(rng, count, options)
+    other = torch.where(two_tone, _colour_matrix(rng, count, options), nuclear)
+    stained = dark * _apply(density, nuclear) + (1 - dark) * _apply(density, other)
+    stained = stained.clamp_min(0)
+    gamma = torch.exp(uniform(-1, 1, 1, 1, 1) * np.log(options.gamma))
+    stained = stained.clamp_min(1e-4) ** gamma
+    strength = torch.exp(uniform(np.log(options.strength_low), np.log(options.strength_high), 1, 1, 1))
+    grey = stained.mean(3, keepdim=True)
+    stained = (grey + (stained - grey) * uniform(1 - options.chroma, 1 + options.chroma, 1, 1, 1)) * strength
+    cast = uniform(-0.5, 1, 1, 1, 3) * options.cast_od
+    strong = torch.from_numpy(rng.random(count) < 0.2)[:, None, None, None]
+    cast = torch.where(strong, uniform(0, 4, 1, 1, 3) * options.cast_od, cast)
+    density = torch.where(plain, density, stained) + cast
+
+    x = torch.exp(-density) * (1 + uniform(0, options.overexposure, 1, 1, 1))
+    x = x + normal(1.0, CROP_PX, CROP_PX, 3) * uniform(0, 1, 1, 1, 1) ** 2 * options.noise
+    x = _cut(x, rng, options.edge)
+    return (x * 255).round().clamp(0, 255).to(torch.uint8)
+
+
+def _colour_matrix(rng: np.random.Generator, count: int, options: AugmentOptions) -> Tensor:
+    """(B, 3, 3) mixing of the channels' densities, near the identity; rows are scaled by a gain each."""
+    mixing = np.eye(3) + rng.normal(0, options.mixing_spread, (count, 3, 3))
+    gain = np.exp(rng.normal(0, options.channel_spread, (count, 3, 1)))
+    # Violet nuclei of many Giemsa stains let blue through almost whole: the blue gain reaches down to nothing.
+    gain[:, 2] *= np.where(rng.random((count, 1)) < 0.35, rng.uniform(0.0, 1.0, (count, 1)), 1.0)
+    return torch.from_numpy((mixing * gain).astype(np.float32))
+
+
+def _apply(density: Tensor, matrix: Tensor) -> Tensor:
+    count = len(density)
+    return torch.bmm(density.reshape(count, -1, 3), matrix.transpose(1, 2)).reshape(density.shape)
+
+
+def _cut(x: Tensor, rng: np.random.Generator, share: float) -> Tensor:
+    """White beyond a straight edge on one side of some crops, nowhere near the middle."""
+    for i in np.flatnonzero(rng.random(len(x)) < share):
+        depth = int(rng.integers(1, CROP_PX // 3))
+        side = int(rng.integers(4))
+        region = x[i].transpose(0, 1) if side % 2 else x[i]
+        if side < 2:
+            region[:depth] = 1.0
+        else:
+            region[-depth:] = 1.0
+    return x
+
+
+_cache: dict[float, Tensor] = {}
+
+
+def _reductions(blur_px: float) -> Tensor:
+    """(24, 28, 56) rows of weights: Pillow's antialiased bicubic by two, after gaussians of 0 to ``blur_px``."""
+    if blur_px not in _cache:
+        position = (np.arange(CROP_PX)[:, None] + 0.5) * 2 - 0.5 - np.arange(_GRID)  # (28, 56), in grid px
+        bicubic = _bicubic(position / 2)
+        banks = []
+        for share in np.linspace(0, 1, _BANK):
+            sigma = 2 * blur_px * max(0.0, (share - 0.3) / 0.7) + 1e-3  # three in ten stay sharp
+            spread = np.exp(-0.5 * ((np.arange(_GRID)[:, None] - np.arange(_GRID)) / sigma) ** 2)
+            weights = bicubic @ (spread / spread.sum(1, keepdims=True))
+            banks.append(weights / weights.sum(1, keepdims=True))
+        _cache[blur_px] = torch.from_numpy(np.stack(banks).astype(np.float32))
+    return _cache[blur_px]
+
+
+def _bicubic(t: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Keys' cubic convolution with a = -0.5, as in Pillow."""
+    t = np.abs(t)
+    near = 1.5 * t**3 - 2.5 * t**2 + 1
+    far = -0.5 * t**3 + 2.5 * t**2 - 4 * t + 2
+    return np.where(t < 1, near, np.where(t < 2, far, 0.0))

@@ -1,0 +1,127 @@
+"""The networks: windows of 28 x 28 pixels in, eight logits and features out.
+
+PaperNet  the study's network: five 3x3 convolutions with batch norm and ReLU, 2x2 max-pool after the second and the
+          fifth, flatten, multilayer perceptron.
+SmearNet  the default: a residual network (He et al. 2016, arXiv 1512.03385) in optical density, pooled by learned
+          weights per channel and place (global depthwise convolution, Chen et al. 2018, arXiv 1804.07573), because the
+          cell in question is in the middle and its neighbours are not.
+
+Both take the pixels as they are cut (uint8, white background) and scale them themselves, so that nothing about the
+input has to be remembered outside a weights file. Shapes trail the lines: B crops, C channels.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cbctool.records import CLASSES, CROP_PX
+
+
+class PaperNet(nn.Module):
+    """The study's five convolutional layers and MLP (the widths are ours: the study does not give them)."""
+
+    def __init__(self, widths: tuple[int, ...] = (16, 16, 32, 32, 32), hidden: int = 128) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        channels = 3
+        for number, width in enumerate(widths, start=1):
+            layers += [nn.Conv2d(channels, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU()]
+            if number in (2, 5):
+                layers.append(nn.MaxPool2d(2))
+            channels = width
+        self.convolutions = nn.Sequential(*layers)
+        self.mlp = nn.Sequential(
+            nn.Flatten(),
+            nn.Linear(channels * (CROP_PX // 4) ** 2, hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, hidden),
+            nn.ReLU(),
+        )
+        self.head = nn.Linear(hidden, len(CLASSES))
+
+    def features(self, crops: Tensor) -> Tensor:
+        """(B, 28, 28, 3) uint8 -> (B, hidden)."""
+        x = crops.permute(0, 3, 1, 2).to(self.head.weight.dtype)  # (B, 3, 28, 28), channels last in memory
+        x = self.convolutions(x / 127.5 - 1.0)  # (B, 32, 7, 7)
+        return self.mlp(x)
+
+    def forward(self, crops: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (B, 8) of the classes, and (B,) of being none of them: 0, the study knew no such thing."""
+        logits = self.head(self.features(crops))
+        return logits, logits.new_zeros(len(logits))
+
+
+class SmearNet(nn.Module):
+    """Residual network in optical density relative to the crop's own stain strength."""
+
+    def __init__(self, widths: tuple[int, ...] = (32, 96), blocks: tuple[int, ...] = (1, 1)) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        channels = 3
+        for stage, (width, repeats) in enumerate(zip(widths, blocks, strict=True)):
+            # The first layer halves the side at once, seeing 5 x 5: full-size maps cost most of the time and gained
+            # nothing.
+            layers += [_conv(channels, width, 2, 3 if stage else 5), nn.BatchNorm2d(width), nn.ReLU()]
+            layers += [_Residual(width) for _ in range(repeats)]
+            channels = width
+        self.convolutions = nn.Sequential(*layers)
+        side = -(-CROP_PX // 2 ** len(widths))
+        self.pool = nn.Conv2d(channels, channels, side, groups=channels, bias=False)
+        nn.init.constant_(self.pool.weight, 1.0 / side**2)
+        self.pool_norm = nn.BatchNorm1d(channels)
+        self.head = nn.Linear(channels, len(CLASSES))
+        self.unlike = nn.Linear(channels, 1)
+
+    def features(self, crops: Tensor) -> Tensor:
+        """(B, 28, 28, 3) uint8 -> (B, widths[-1])."""
+        x = optical_density(crops.to(self.head.weight.dtype))  # (B, 28, 28, 3)
+        x = x / stain_strength(x)
+        x = self.convolutions(x.permute(0, 3, 1, 2))  # (B, 96, 7, 7)
+        weights = self.pool.weight.flatten(1)  # (96, 49)
+        pooled = (x.flatten(2) * weights).sum(2)  # (B, 96): a depthwise convolution as large as its input
+        return self.pool_norm(pooled)
+
+    def forward(self, crops: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (B, 8) of the classes, and (B,) of being none of them."""
+        features = self.features(crops)
+        return self.head(features), self.unlike(features)[:, 0]
+
+
+def optical_density(rgb: Tensor) -> Tensor:
+    """Beer-Lambert absorbance of 0-255 pixels, natural logarithm: white is 0, stain adds up."""
+    return torch.log(256.0 / (rgb + 1.0))
+
+
+def stain_strength(density: Tensor) -> Tensor:
+    """How dark the stained parts of each crop (B, H, W, 3) are: sqrt(mean(d^4) / mean(d^2)), at least 0.1.
+
+    The ratio of moments weights the dark pixels, so that the share of the window that a cell fills hardly moves it.
+    """
+    square = density.square()
+    ratio = square.square().mean((1, 2, 3), keepdim=True) / square.mean((1, 2, 3), keepdim=True).clamp_min(1e-4)
+    return ratio.sqrt().clamp_min(0.1)
+
+
+class _Residual(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.convolutions = nn.Sequential(
+            _conv(channels, channels),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(),
+            _conv(channels, channels),
+            nn.BatchNorm2d(channels),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x + self.convolutions(x))
+
+
+def _conv(inputs: int, outputs: int, stride: int = 1, side: int = 3) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, side, stride, padding=side // 2, bias=False)
+
+
+ARCHITECTURES: dict[str, type[nn.Module]] = {"paper": PaperNet, "smear": SmearNet}
+"""By the name in a weights file's header."""

@@ -1,0 +1,324 @@
+"""Training: pictures and labels in, a network out. Reading and preparing the pictures is somebody else's work.
+
+The schedule is warm-up and half a cosine (Loshchilov & Hutter 2017, arXiv 1608.03983); what is kept is an exponential
+average of the weights along the way (Tarvainen & Valpola 2017, arXiv 1703.01780), which generalises better than the
+last step. Each epoch draws from its own seed, so that a killed training resumes to the same result.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from cbctool.classifier import augment
+from cbctool.classifier.predict import find_device
+from cbctool.classifier.weights import build, write_whole
+
+logger = logging.getLogger(__name__)
+
+CHECKPOINT = "checkpoint.safetensors"
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """A recipe. ``augment`` None trains on the windows as they are.
+
+    ``average`` is the decay per step of the averaged weights (0: the last step's are kept); ``warm_up`` the share of
+    the steps with rising learning rate, after which it falls as half a cosine (``schedule`` False: constant);
+    ``outliers`` the outliers per batch; ``patience`` the epochs without a better validation loss before stopping
+    (0: never).
+    """
+
+    architecture: str = "smear"
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    epochs: int = 60
+    batch: int = 128
+    learning_rate: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    warm_up: float = 0.05
+    schedule: bool = True
+    average: float = 0.998
+    outliers: int = 16
+    augment: augment.AugmentOptions | None = field(default_factory=augment.AugmentOptions)
+    patience: int = 0
+    seed: int = 0
+    device: str = "auto"
+
+
+RECIPES: dict[str, TrainOptions] = {
+    "default": TrainOptions(),
+    "paper": TrainOptions(
+        architecture="paper",
+        epochs=10,
+        learning_rate=0.02,
+        weight_decay=0.0,
+        warm_up=0.0,
+        schedule=False,
+        average=0.0,
+        outliers=0,
+        augment=None,
+    ),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Pictures:
+    """Training pictures (N, S, S, 3) uint8 with the cell in the middle, and their labels (N,).
+
+    ``window_px`` is the side of the classifier's 19 um window in them; what lies outside it is there to be shifted and
+    turned into view. Windows without such a margin have ``window_px`` equal to S.
+    """
+
+    pictures: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    window_px: float
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One line of the training curves."""
+
+    epoch: int
+    loss: float
+    accuracy: float
+    val_loss: float
+    val_accuracy: float
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a progress bar shows: running loss and accuracy of the training batches."""
+
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    loss: float
+    accuracy: float
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """The network at its best validation loss (the last epoch's, where nothing stops early) and the curves."""
+
+    network: nn.Module
+    history: tuple[Epoch, ...]
+
+
+def fit(
+    train: Pictures,
+    val: Pictures,
+    options: TrainOptions,
+    folder: Path | None = None,
+    outliers: NDArray[np.uint8] | None = None,
+    start: Mapping[str, Tensor] | None = None,
+    on_step: Callable[[Step], None] | None = None,
+    on_epoch: Callable[[Epoch], None] | None = None,
+) -> Trained:
+    """Train a network.
+
+    Parameters
+    ----------
+    train : Pictures
+    val : Pictures
+        Windows of 28 x 28 pixels.
+    options : TrainOptions
+    folder : Path, optional
+        Where the checkpoint of each epoch is kept; one of the same options and data is gone on from.
+    outliers : (M, S, S, 3) uint8 array, optional
+        Pictures of no cell, at the scale of ``train``.
+    start : mapping of tensors, optional
+        Weights to begin from.
+    on_step, on_epoch : callables, optional
+
+    Returns
+    -------
+    Trained
+    """
+    device = find_device(options.device)
+    torch.manual_seed(options.seed)
+    network = build(options.architecture, options.arguments)
+    if start is not None:
+        network.load_state_dict(dict(start))
+    network.to(device, memory_format=torch.channels_last)
+    average = copy.deepcopy(network)
+    best = copy.deepcopy(network)
+    optimizer = _optimizer(network, options)
+    history: list[Epoch] = []
+    stamp = json.dumps([asdict(options), len(train.labels), len(val.labels)], default=str)
+    if folder is not None:
+        history = _resume(folder / CHECKPOINT, stamp, network, average, best, optimizer)
+    steps = max(len(train.labels) // options.batch, 1)
+    for epoch in range(len(history), options.epochs):
+        if _stopped(history, options.patience):
+            break
+        rng = np.random.default_rng([options.seed, epoch])
+        order = rng.permutation(len(train.labels))
+        network.train()
+        losses, hits, seen = 0.0, 0, 0
+        for step in range(steps):
+            rate = _learning_rate(options, epoch * steps + step, options.epochs * steps)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            chosen = order[step * options.batch : (step + 1) * options.batch]
+            crops = _batch(train, chosen, outliers, rng, options).to(device, non_blocking=True)
+            labels = torch.from_numpy(train.labels[chosen]).to(device)
+            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+                logits, unlike = network(crops)
+                logits, unlike = logits.float(), unlike.float()
+            loss = F.cross_entropy(logits[: len(chosen)], labels)
+            total = loss
+            if outliers is not None and options.outliers:
+                foreign = (torch.arange(len(crops), device=device) >= len(chosen)).float()
+                total = loss + 0.5 * F.binary_cross_entropy_with_logits(unlike, foreign)
+            optimizer.zero_grad()
+            total.backward()
+            optimizer.step()
+            _update_average(average, network, options.average, epoch * steps + step)
+            losses += loss.item() * len(chosen)
+            hits += int((logits[: len(chosen)].argmax(1) == labels).sum())
+            seen += len(chosen)
+            if on_step is not None:
+                on_step(Step(epoch + 1, options.epochs, step + 1, steps, losses / seen, hits / seen))
+        val_loss, val_accuracy = _validate(average, val, device)
+        settled = options.schedule and not options.patience  # a whole cosine ends at its best
+        if settled or val_loss < min((e.val_loss for e in history), default=np.inf):
+            best.load_state_dict(average.state_dict())
+        history.append(Epoch(epoch + 1, losses / seen, hits / seen, val_loss, val_accuracy))
+        logger.info("epoch %d: %s", epoch + 1, history[-1])
+        if folder is not None:
+            _save_checkpoint(folder / CHECKPOINT, stamp, history, network, average, best, optimizer)
+        if on_epoch is not None:
+            on_epoch(history[-1])
+    return Trained(best.to("cpu").eval(), tuple(history))
+
+
+def outputs(network: nn.Module, crops: NDArray[np.uint8], batch: int = 256) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Raw logits (N, 8) and unknown-scores (N,) of crops, on the network's own device."""
+    device = next(network.parameters()).device
+    network.eval()
+    logits, unlike = [], []
+    with torch.inference_mode():
+        for start in range(0, len(crops), batch):
+            one, two = network(torch.from_numpy(crops[start : start + batch]).to(device))
+            logits.append(one.float().cpu().numpy())
+            unlike.append(two.float().cpu().numpy())
+    return np.concatenate(logits), np.concatenate(unlike)
+
+
+def _batch(
+    train: Pictures,
+    chosen: NDArray[np.int64],
+    outliers: NDArray[np.uint8] | None,
+    rng: np.random.Generator,
+    options: TrainOptions,
+) -> Tensor:
+    pictures = train.pictures[chosen]
+    if outliers is not None and options.outliers:
+        pictures = np.concatenate([pictures, outliers[rng.integers(len(outliers), size=options.outliers)]])
+    if options.augment is None:
+        return torch.from_numpy(pictures)
+    turned = augment.geometry(pictures, train.window_px, rng, options.augment)
+    return augment.light(torch.from_numpy(turned), rng, options.augment)
+
+
+def _optimizer(network: nn.Module, options: TrainOptions) -> torch.optim.SGD:
+    """Weight decay on matrices and filters only: it would pull norms and biases towards a dead network."""
+    parameters = list(network.parameters())
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": options.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.SGD(groups, lr=options.learning_rate, momentum=options.momentum, nesterov=True)
+
+
+def _learning_rate(options: TrainOptions, step: int, total: int) -> float:
+    if not options.schedule:
+        return options.learning_rate
+    rise = max(options.warm_up * total, 1.0)
+    return options.learning_rate * min(1.0, (step + 1) / rise) * 0.5 * (1 + float(np.cos(np.pi * step / total)))
+
+
+@torch.no_grad()
+def _update_average(average: nn.Module, network: nn.Module, decay: float, step: int) -> None:
+    decay = min(decay, (1 + step) / (10 + step)) if decay else 0.0  # forgets the random start quickly
+    for kept, new in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
+        if kept.is_floating_point():
+            kept.lerp_(new, 1 - decay)
+        else:
+            kept.copy_(new)
+
+
+def _validate(network: nn.Module, val: Pictures, device: torch.device) -> tuple[float, float]:
+    logits, _ = outputs(network, val.pictures)
+    labels = torch.from_numpy(val.labels)
+    loss = F.cross_entropy(torch.from_numpy(logits), labels)
+    return float(loss), float((logits.argmax(1) == val.labels).mean())
+
+
+def _stopped(history: list[Epoch], patience: int) -> bool:
+    if not patience or len(history) <= patience:
+        return False
+    losses = [epoch.val_loss for epoch in history]
+    return int(np.argmin(losses)) < len(losses) - patience
+
+
+def _save_checkpoint(
+    path: Path,
+    stamp: str,
+    history: list[Epoch],
+    network: nn.Module,
+    average: nn.Module,
+    best: nn.Module,
+    optimizer: torch.optim.SGD,
+) -> None:
+    tensors = {f"{part}.{name}": t for part, m in _parts(network, average, best) for name, t in m.state_dict().items()}
+    for number, state in optimizer.state_dict()["state"].items():
+        tensors[f"momentum.{number}"] = state["momentum_buffer"]
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    metadata = {"stamp": stamp, "history": json.dumps([asdict(epoch) for epoch in history])}
+    write_whole(path, save(tensors, metadata=metadata))
+
+
+def _resume(
+    path: Path, stamp: str, network: nn.Module, average: nn.Module, best: nn.Module, optimizer: torch.optim.SGD
+) -> list[Epoch]:
+    """Load a checkpoint of the same options and data into everything given; its history, or none."""
+    if not path.is_file():
+        return []
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+        if metadata.get("stamp") != stamp:
+            logger.warning("%s belongs to a training with other options or data: starting anew.", path)
+            return []
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no iterator of its own)
+    for part, module in _parts(network, average, best):
+        module.load_state_dict({k.removeprefix(f"{part}."): t for k, t in tensors.items() if k.startswith(f"{part}.")})
+    state = optimizer.state_dict()
+    state["state"] = {
+        int(name.removeprefix("momentum.")): {"momentum_buffer": tensor}
+        for name, tensor in tensors.items()
+        if name.startswith("momentum.")
+    }
+    optimizer.load_state_dict(state)
+    history = [Epoch(**epoch) for epoch in json.loads(metadata["history"])]
+    logger.info("going on after epoch %d of %s", len(history), path)
+    return history
+
+
+def _parts(network: nn.Module, average: nn.Module, best: nn.Module) -> tuple[tuple[str, nn.Module], ...]:
+    return ("network", network), ("average", average), ("best", best)

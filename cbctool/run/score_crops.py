@@ -1,0 +1,137 @@
+"""Score the classifier on single cells whose class is known, prepared by the code that ``analyze`` uses."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cbctool.classifier.metrics import evaluate
+from cbctool.classifier.predict import Classifier
+from cbctool.errors import UsageError
+from cbctool.imaging.crop import prepare_picture
+from cbctool.records import CROP_PX, Scores, WeightsInfo
+from cbctool.run.training_data import read_class_folder
+
+logger = logging.getLogger(__name__)
+
+_SPLITS = ("train", "val", "test")
+
+
+def score_bloodmnist(
+    path: Path,
+    split: str = "test",
+    weights: Path | None = None,
+    device: str = "auto",
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Figures on one split of a ``bloodmnist.npz`` (MedMNIST's layout, 28 x 28).
+
+    Returns
+    -------
+    dict
+        The figures of :func:`cbctool.classifier.metrics.evaluate` for crops normalised as ``analyze`` would, the same
+        under ``as_cut`` without that normalisation, and which weights made them.
+
+    Raises
+    ------
+    UsageError
+        If the file is not of that layout.
+    """
+    crops, labels = read_npz_split(path, split)
+    normalised = normalise_crops(crops, progress)
+    return _figures(Classifier(weights, device), normalised, crops, labels) | {"source": path.name, "split": split}
+
+
+def score_crop_folder(
+    folder: Path,
+    um_per_px: float | None = None,
+    already_cropped: bool = False,
+    weights: Path | None = None,
+    device: str = "auto",
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Figures on a folder with one sub-folder of single-cell pictures per class (``unknown/`` is scored apart).
+
+    Returns
+    -------
+    dict
+        As :func:`score_bloodmnist`; with an ``unknown`` folder also ``unknown_auroc`` (how well the unknown-score tells
+        those pictures from the others) and ``unknown_abstained``, the share of them without a call.
+    """
+    data = read_class_folder(folder, um_per_px, already_cropped, progress=progress)
+    as_cut = read_class_folder(folder, um_per_px, already_cropped, normalise=False)
+    if not len(data.labels):
+        raise UsageError(f"{folder} has no pictures of a known class.", "Give one sub-folder per class.")
+    classifier = Classifier(weights, device)
+    figures = _figures(classifier, data.crops, as_cut.crops, data.labels)
+    if len(data.unknown):
+        known, unknown = classifier.classify(data.crops), classifier.classify(data.unknown)
+        figures["unknown_auroc"] = auroc(known.unknown, unknown.unknown)
+        figures["unknown_abstained"] = float((~calls_made(unknown, classifier.info)).mean())
+    return figures | {"source": folder.name, "split": ""}
+
+
+def calls_made(scores: Scores, info: WeightsInfo) -> NDArray[np.bool_]:
+    """(N,) True where a cell gets a class: sure enough, and not unlike everything trained on."""
+    sure = scores.probabilities.max(axis=1, initial=0.0) >= info.abstain_below
+    return np.asarray(sure & (scores.unknown <= info.unknown_above))
+
+
+def auroc(low: NDArray[Any], high: NDArray[Any]) -> float:
+    """Chance that a score of ``high`` is above one of ``low``; ties count half."""
+    if not len(low) or not len(high):
+        return math.nan
+    ordered = np.sort(low)
+    below = np.searchsorted(ordered, high, "left") + np.searchsorted(ordered, high, "right")
+    return float(below.mean() / 2 / len(low))
+
+
+def read_npz_split(path: Path, split: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Images (N, 28, 28, 3) and labels (N,) of one split of a file in MedMNIST's layout."""
+    if split not in _SPLITS:
+        raise UsageError(f"There is no split {split!r} in a BloodMNIST file.", f"Use {', '.join(_SPLITS)}.")
+    if not path.is_file():
+        raise UsageError(f"There is no file {path}.", "Check the path given with --bloodmnist.")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            images, labels = file[f"{split}_images"], file[f"{split}_labels"]
+    except (OSError, ValueError, KeyError) as error:
+        raise UsageError(
+            f"{path} is not in MedMNIST's layout: {error}.", f"It needs {split}_images and {split}_labels."
+        ) from error
+    if images.shape[1:] != (CROP_PX, CROP_PX, 3) or images.dtype != np.uint8 or len(images) != len(labels):
+        raise UsageError(
+            f"{path} holds images {images.shape} {images.dtype}.", "The classifier takes 28x28 RGB: use the 28 px file."
+        )
+    return images, labels.reshape(-1).astype(np.int64)
+
+
+def normalise_crops(crops: NDArray[np.uint8], progress: Callable[[int, int], None] | None = None) -> NDArray[np.uint8]:
+    """Put each crop's own background at white, for crops that come without a field."""
+    out = np.empty_like(crops)
+    for number, crop in enumerate(crops):
+        out[number] = prepare_picture(crop, already_cropped=True)
+        if progress is not None:
+            progress(number + 1, len(crops))
+    return out
+
+
+def _figures(
+    classifier: Classifier, normalised: NDArray[np.uint8], as_cut: NDArray[np.uint8], labels: NDArray[np.int64]
+) -> dict[str, Any]:
+    parts = []
+    for crops in (normalised, as_cut):
+        scores = classifier.classify(crops)
+        parts.append(evaluate(scores.probabilities, labels, calls_made(scores, classifier.info)))
+    info = asdict(classifier.info)
+    kept = {
+        name: info[name] for name in ("name", "sha256", "architecture", "validated", "temperature", "abstain_below")
+    }
+    return {**parts[0], "as_cut": parts[1], "weights": kept, "device": classifier.device}
