@@ -44,7 +44,7 @@ class SegmentOptions:
 
     working_um_per_px: float = 0.25
     min_od: float = 0.02
-    foreground_share: float = 0.45
+    foreground_share: float = 0.35
     nucleated: NucleatedOptions = field(default_factory=NucleatedOptions)
     platelets: PlateletOptions = field(default_factory=PlateletOptions)
     red_cells: RedCellOptions = field(default_factory=RedCellOptions)
