@@ -134,8 +134,8 @@ def _blast_like_predominance(evidence: Evidence) -> Finding | None:
     Severity.CRITICAL,
     "blast-like cells",
     "Cells that look like blasts, each with its reasons in the gallery. Not a blast count: a person must name them.",
-    "More blast-like cells, weighted by the strength of their signs, than normal cells would give at 95 % on a slide "
-    "of this size. It does not wait for an adequate count.",
+    "Some share of blasts explains the slide's nuclei better than normal cells do, by a log likelihood ratio that at "
+    "most 1 % of healthy slides of this size reach. It does not wait for an adequate count.",
     "ISLH 2005 consensus: review any smear with one blast or more; " + _BLAST_SOURCE,
 )
 def _blast_like_cells(evidence: Evidence) -> Finding | None:
@@ -146,14 +146,15 @@ def _blast_like_cells(evidence: Evidence) -> Finding | None:
     "blast_like_possible",
     Severity.NOTE,
     "possible blast-like cells",
-    "A few cells have some signs of blasts, but not more than normal cells would give.",
+    "Single cells have signs of blasts, but no more than a slide of this size may show without any.",
     "Blast-like cells are present without the flag for blast-like cells.",
     _BLAST_SOURCE,
 )
 def _blast_like_possible(evidence: Evidence) -> Finding | None:
-    if evidence.blasts.flagged or not evidence.blasts.cells:
+    blasts = evidence.blasts
+    if blasts.flagged or not blasts.cells:
         return None
-    return Finding(evidence.blasts.text, evidence.blasts.cells)
+    return Finding(f"{len(blasts.cells)} possible, see gallery: {blasts.text}", blasts.cells)
 
 
 # ----------------------------------------------------------------------------------------------------------- rare cells
