@@ -48,6 +48,7 @@ from cbctool.report.sheet import (
     MARGIN,
     PALE,
     Sheet,
+    one_line,
     register_fonts,
     text_width,
     tint,
@@ -101,8 +102,8 @@ def report_pdf(result: SlideResult, style: ReportStyle, rules: Sequence[FlagRule
     width, height = PAGE_SIZES[style.page_size]
     out = io.BytesIO()
     canvas = Canvas(out, pagesize=(width, height), invariant=1, pageCompression=1)
-    canvas.setTitle(f"Blood smear {result.slide.name}: {report_status(result)}")
-    canvas.setAuthor(style.lab_name)
+    canvas.setTitle(one_line(f"Blood smear {result.slide.name}: {report_status(result)}"))
+    canvas.setAuthor(one_line(style.lab_name))
     canvas.setSubject("Leukocyte differential by image preclassification, for research use")
     canvas.setCreator(f"cbctool {result.version}")
     pages = _Pages(Sheet(canvas, width, height), result)

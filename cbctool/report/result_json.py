@@ -120,7 +120,7 @@ def _cell(observation: Observation) -> dict[str, Any]:
         values |= {
             "class": prediction.cell_class,
             "probability": prediction.probability,
-            "probabilities": dict(zip(CLASSES, prediction.probabilities, strict=False)),
+            "probabilities": dict(zip(CLASSES, map(_short, prediction.probabilities), strict=False)),
             "unknown_score": prediction.unknown_score,
             "status": prediction.status,
             "reason": prediction.reason or observation.cell.reason,
@@ -128,7 +128,12 @@ def _cell(observation: Observation) -> dict[str, Any]:
             "blast_reasons": prediction.blast_reasons,
             "called": observation.called,
         }
-    return values
+    return {name: _short(value) for name, value in values.items()}
+
+
+def _short(value: Any) -> Any:
+    """Measures as ``cells.csv`` has them: a result read back from there is written the same."""
+    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def _plain(value: Any) -> Any:

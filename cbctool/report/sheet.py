@@ -181,9 +181,23 @@ def tint(colour: str, white: float = 0.5) -> str:
 
 
 def one_line(text: str) -> str:
-    """Control characters (line feeds in file names) to spaces, what is not Unicode to escapes."""
+    """Text that the shipped font can draw: control characters (line feeds in file names) to spaces, others to U+1F610.
+
+    Characters beyond U+FFFF are spelt out too: reportlab draws them, but writes a broken map for copying them.
+    """
+    if text.isascii() and text.isprintable():
+        return text
     text = text.encode("utf-8", "backslashreplace").decode("utf-8")
-    return "".join(c if c.isprintable() else " " for c in text)
+    return "".join(_drawable(c) for c in text)
+
+
+@lru_cache(maxsize=4096)
+def _drawable(character: str) -> str:
+    if not character.isprintable():
+        return " "
+    register_fonts()
+    covered = ord(character) <= 0xFFFF and ord(character) in pdfmetrics.getFont(FONT).face.charToGlyph
+    return character if covered else f"U+{ord(character):04X}"
 
 
 def text_width(text: str, font: str, size: float) -> float:

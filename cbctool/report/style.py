@@ -141,7 +141,11 @@ def confirmation(result: SlideResult) -> str:
     review = result.review
     if review is None:
         return "not yet confirmed by a qualified person"
-    corrected = "no call changed" if not review.corrections else f"{review.corrections} call(s) changed"
+    corrected = (
+        "no call changed"
+        if not review.corrections
+        else f"{review.corrections} call{'' if review.corrections == 1 else 's'} changed"
+    )
     return f"Reviewed by {review.reviewer}, {parse_time(review.reviewed_at):%Y-%m-%d %H:%M} UTC, {corrected}"
 
 

@@ -1,0 +1,106 @@
+"""HL7 and FHIR, read by independent libraries."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+from fhir.resources.R4B.bundle import Bundle
+from hl7apy.consts import VALIDATION_LEVEL
+from hl7apy.parser import parse_message
+from slides import slide_result
+
+from cbctool.records import Flag, Review, Severity, SlideResult
+from cbctool.report import ReportStyle
+from cbctool.report.fhir import result_fhir
+from cbctool.report.hl7 import escaped, result_hl7
+from cbctool.report.lis import lis_values
+
+COUNTS = {"neutrophil": 90, "lymphocyte": 30, "immature_granulocyte": 6, "erythroblast": 3, "platelet": 20}
+STYLE = ReportStyle(lab_name="A|B & C^D")
+
+
+def adequate() -> SlideResult:
+    flags = (Flag("immature_granulocytes", Severity.WARNING, "Immature granulocytes", "6 | found.", ()),)
+    return slide_result(COUNTS, red_cells=400, flags=flags, name="x|y^z~\\")
+
+
+def reviewed() -> SlideResult:
+    return dataclasses.replace(adequate(), review=Review("Dr. O'Neil & Co", "2026-03-02T10:00:00+00:00", 2))
+
+
+CASES = {"adequate": adequate(), "reviewed": reviewed(), "too few": slide_result(), "empty": slide_result({})}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_hl7_is_valid(name: str) -> None:
+    message = parse_message(result_hl7(CASES[name], STYLE), validation_level=VALIDATION_LEVEL.STRICT)
+    assert message.validate()
+    assert message.msh.msh_9.value == "ORU^R01^ORU_R01"
+    assert message.msh.msh_12.value == "2.5.1"
+
+
+def observations(result: SlideResult) -> dict[str, list[str]]:
+    segments = [line.split("|") for line in result_hl7(result, STYLE).split("\r")]
+    return {fields[3].split("^")[0]: fields for fields in segments if fields[0] == "OBX"}
+
+
+def test_hl7_values_codes_and_status() -> None:
+    found = observations(adequate())
+    neutrophils = found["26511-6"]
+    assert neutrophils[2:9] == [
+        "NM",
+        "26511-6^Neutrophils/100 leukocytes in Blood^LN",
+        "",
+        "71.4",
+        "%^^UCUM",
+        "40-80",
+        "N",
+    ]
+    assert neutrophils[11] == "P"
+    assert neutrophils[17].startswith("IMAGE-PRECLASS^")
+    assert found["38518-7"][5:9] == ["4.8", "%^^UCUM", "0-1", "H"]
+    assert found["19048-8"][5] == "2.4"
+    assert found["SMEAR-FLAGS"][5] == "immature_granulocytes"
+    assert {fields[11] for fields in observations(reviewed()).values()} == {"F"}
+    analyser = {"770-8", "736-9", "5905-5", "713-8", "706-2"}
+    assert not analyser & set(found), "codes of the analyser's automated count"
+
+
+def test_hl7_without_a_differential_gives_no_percentages() -> None:
+    found = observations(slide_result())
+    assert (found["26511-6"][5], found["26511-6"][11]) == ("", "X")
+    assert (found["WBC-COUNTED"][5], found["WBC-COUNTED"][11]) == ("18", "P")
+
+
+def test_hl7_escapes_delimiters() -> None:
+    assert escaped("a|b^c&d~e\\f\rg") == "a\\F\\b\\S\\c\\T\\d\\R\\e\\E\\f g"
+    message = parse_message(result_hl7(adequate(), STYLE))
+    assert message.msh.msh_4.value == "A\\F\\B \\T\\ C\\S\\D"
+    assert result_hl7(adequate(), STYLE) == result_hl7(adequate(), STYLE)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_fhir_is_valid(name: str) -> None:
+    result = CASES[name]
+    bundle = Bundle.model_validate_json(result_fhir(result, STYLE))
+    report = bundle.entry[0].resource
+    assert report.status == ("final" if result.review else "preliminary")
+    urls = {entry.fullUrl for entry in bundle.entry}
+    assert len(urls) == len(bundle.entry)
+    assert {reference.reference for reference in report.result} <= urls
+    assert len(report.result) == len(lis_values(result))
+    assert {entry.resource.status for entry in bundle.entry[1:-2]} == {report.status}
+
+
+def test_fhir_values() -> None:
+    entries = json.loads(result_fhir(adequate(), STYLE))["entry"]
+    found = {e["resource"]["code"]["coding"][0]["code"]: e["resource"] for e in entries[1:-2]}
+    assert found["26478-8"]["valueQuantity"]["value"] == 23.8
+    assert found["26478-8"]["valueQuantity"]["code"] == "%"
+    assert found["38518-7"]["interpretation"][0]["coding"][0]["code"] == "H"
+    too_few = json.loads(result_fhir(slide_result(), STYLE))["entry"][1]["resource"]
+    assert "valueQuantity" not in too_few
+    assert too_few["dataAbsentReason"]["coding"][0]["code"] == "not-performed"
+    assert "blast" not in " ".join(found)
