@@ -10,13 +10,17 @@ decoding of the JPEG.
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+from cbctool.errors import CalibrationError
+from cbctool.records import RED_CELL_UM, Scale, ScaleSource
 
 logger = logging.getLogger(__name__)
 
@@ -390,3 +394,303 @@ def _light_mode(residual: Array, reach: float = 0.12) -> tuple[float, float]:
     light = near[near >= centre] - centre
     spread = float(np.sqrt(np.mean(np.minimum(light, 0.5 * reach) ** 2))) if light.size else reach
     return centre, float(np.clip(spread, 0.008, 0.5 * reach))
+
+
+@dataclass(frozen=True)
+class RedCellOptions:
+    """How single red cells are recognised and measured, whatever the magnification.
+
+    Attributes
+    ----------
+    cell_px : float
+        Diameter at which cells are measured: every field is brought to it, so that the estimate does not depend on
+        the size of the picture. 32 px is 0.23 um a pixel, about the resolution of the lens.
+    window_px : int
+        Longer side of the part that is looked at, at that resolution: some 100 cells, a standard error of 1 %.
+    outline : float
+        The outline is where the density falls to this share of the body's: on the visible edge of the cells of BCCD
+        and PBC. Half would lie 4 % further in, since the rim of a red cell is rounded.
+    margin : float
+        Diameter, as people draw it and as the constant of 7.5 um means it, over that of the outline. People's boxes
+        are 1.03 (PBC) and 1.10 (BCCD) times the outline's box, cell by cell.
+    core : float
+        Cells that touch are parted by paring off this share of the radius.
+    free, irregular : float
+        A single cell has a free outline in this share of directions, and there its chords scatter less than that.
+    purple : float
+        (blue - red density) / green density below this is chromatin or a platelet, not haemoglobin. Medians: red
+        cells +0.2 (BCCD), -0.06 (PBC), 0 (grey fields of ALL-IDB1); platelets -0.7, -0.4.
+    min_density, max_red_density : float
+        Green density that a body must have at least; red density that haemoglobin never reaches (natural logarithms).
+    elongation : float
+        A chord this much longer than a cell's short ones runs on into a neighbour.
+    min_cells, enough_cells : int
+        Fewer single cells give no scale; so many end the search for the magnification.
+    enough_area : float
+        Share of the blood's area that single cells must have for that.
+    systematic : float
+        Relative uncertainty that counting more cells does not remove: the mean diameter of people's red cells on dry
+        smears is 7.2-7.5 um, and the margin is good to 3 %.
+    search_px : tuple of float
+        Cell diameters looked for, commonest first: 0.05-0.5 um/px. Each finds cells from 0.75 to 1.4 times it.
+    """
+
+    cell_px: float = 32.0
+    window_px: int = 400
+    outline: float = 0.25
+    margin: float = 1.04
+    core: float = 0.7
+    free: float = 0.5
+    irregular: float = 0.10
+    purple: float = -0.25
+    min_density: float = 0.03
+    max_red_density: float = 0.5
+    elongation: float = 1.35
+    min_cells: int = 2
+    enough_cells: int = 8
+    enough_area: float = 0.25
+    systematic: float = 0.03
+    search_px: tuple[float, ...] = (40.0, 60.0, 90.0, 28.0, 135.0, 19.0, 200.0, 13.0)
+
+
+class RedCellScale(NamedTuple):
+    """Scale of a field from its red cells."""
+
+    um_per_px: float
+    relative_uncertainty: float
+    n_single_red_cells: int
+
+
+def estimate_scale(rgb: Array, options: RedCellOptions | None = None) -> RedCellScale | None:
+    """Scale of a field from the diameter of its own single red cells, 7.5 um.
+
+    The picture is looked at as if its red cells were this or that wide, until round bodies of that width with the
+    colour of haemoglobin are found; then they are measured where they are ``cell_px`` wide.
+
+    Parameters
+    ----------
+    rgb : (H, W, 3) uint8 array
+        Normalised field: background 255.
+    options : RedCellOptions, optional
+
+    Returns
+    -------
+    RedCellScale or None
+        None if there are too few single red cells to tell.
+    """
+    options = options or RedCellOptions()
+    best, zoom, cells = 0.0, 1.0, np.empty(0)
+    for cell_px in options.search_px:
+        if cell_px > max(rgb.shape[:2]):
+            continue
+        found, share = _single_cells(rgb, options.cell_px / cell_px, options)
+        score = share * min(1.0, len(found) / options.enough_cells)
+        if score > best:
+            best, zoom, cells = score, options.cell_px / cell_px, found
+        if len(found) >= options.enough_cells and share > options.enough_area:
+            break
+    for _ in range(2):
+        if len(cells) < options.min_cells or abs(zoom * float(np.median(cells)) / options.cell_px - 1.0) < 0.05:
+            break
+        zoom = options.cell_px / float(np.median(cells))
+        cells, _ = _single_cells(rgb, zoom, options)
+    if len(cells) < options.min_cells:
+        return None
+    diameter = float(np.median(cells))
+    # Standard error of a median: 1.25 sigma / sqrt(n). Red cells of one person vary by 6-7 %, so a few that happen
+    # to agree prove little.
+    sigma = max(0.06, 1.4826 * float(np.median(np.abs(cells - diameter))) / diameter)
+    statistical = 1.2533 * sigma / math.sqrt(len(cells))
+    um_per_px = RED_CELL_UM / (diameter * options.margin)
+    return RedCellScale(um_per_px, math.hypot(statistical, options.systematic), len(cells))
+
+
+def _single_cells(rgb: Array, zoom: float, options: RedCellOptions) -> tuple[Array, float]:
+    """Diameters (n,) in pixels of ``rgb`` of red cells about ``cell_px`` wide at a zoom, and their share of the body.
+
+    What is darker than the background is pared down until cells that touch or lap over each other come apart; from the
+    middle of each core, chords run to the outline. Chords that run on into a neighbour or leave the picture are left
+    out, so that a cell counts whose outline is free in most directions.
+    """
+    small, zoom = _looked_at(rgb, zoom, options.window_px)
+    small = cv2.GaussianBlur(small, (3, 3), 0)
+    level = _outline_level(small, options)
+    if level is None:
+        return np.empty(0), 0.0
+    radius = options.cell_px / 2
+    # the pale middle of a cell is part of it
+    _, holes, hole_stats, _ = cv2.connectedComponentsWithStats((small[..., 1] >= level).view(np.uint8), connectivity=4)
+    is_body = hole_stats[:, cv2.CC_STAT_AREA] < 0.3 * math.pi * radius**2
+    is_body[0] = True
+    body = is_body[holes]
+    depth = cv2.distanceTransform(body.view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5)
+    core = (depth > options.core * radius).view(np.uint8)
+    _, _, stats, centres = cv2.connectedComponentsWithStats(core, connectivity=4)
+    small_enough = stats[1:, cv2.CC_STAT_AREA] < math.pi * radius**2
+    centres = centres[1:][small_enough]
+    if len(centres) == 0:
+        return np.empty(0), 0.0
+
+    chords = _chords(body, centres, reach=1.5 * options.cell_px)  # (n, directions)
+    short = np.sort(chords, axis=1)[:, chords.shape[1] // 5, np.newaxis]
+    free = np.isfinite(chords) & (chords < options.elongation * short)
+    count = free.sum(axis=1)
+    total = np.where(free, chords, 0.0).sum(axis=1)
+    diameter = total / np.maximum(count, 1)
+    variance = np.where(free, (chords - diameter[:, np.newaxis]) ** 2, 0.0).sum(axis=1) / np.maximum(count, 1)
+    single = (
+        (count >= options.free * chords.shape[1])
+        & (diameter > 0.7 * options.cell_px)
+        & (diameter < 1.45 * options.cell_px)
+        & (np.sqrt(variance) < options.irregular * diameter)
+    )
+    for i in np.flatnonzero(single):
+        x, y = (round(value) for value in centres[i])
+        reach = round(0.5 * radius)
+        middle = small[max(0, y - reach) : y + reach + 1, max(0, x - reach) : x + reach + 1].reshape(-1, 3).mean(axis=0)
+        red, green, blue = -np.log(np.maximum(middle, 1.0) / 255.0)
+        single[i] = red < options.max_red_density and blue - red > options.purple * green
+    chosen = diameter[single]
+    covered = float((math.pi / 4 * chosen**2).sum()) / max(1, int(body.sum()))
+    return chosen / zoom, covered
+
+
+def _chords(body: Array, centres: Array, reach: float, directions: int = 16) -> Array:
+    """Lengths (n, directions) of a mask's chords through points (n, 2; x, y); ``inf`` where an end is not seen."""
+    step = 0.5
+    angle = np.arange(2 * directions) * (math.pi / directions)
+    distance = np.arange(0.0, reach, step)
+    x = np.rint(centres[:, 0, None, None] + np.cos(angle)[:, None] * distance).astype(np.intp)
+    y = np.rint(centres[:, 1, None, None] + np.sin(angle)[:, None] * distance).astype(np.intp)
+    height, width = body.shape
+    off = (x < 0) | (y < 0) | (x >= width) | (y >= height)
+    stop = off | ~body[np.clip(y, 0, height - 1), np.clip(x, 0, width - 1)]  # (n, 2 * directions, steps)
+    first = stop.argmax(axis=2)
+    length = (first - 0.5) * step
+    length[np.take_along_axis(off, first[..., None], axis=2)[..., 0] | ~stop.any(axis=2)] = np.inf
+    return np.asarray(length[:, :directions] + length[:, directions:])
+
+
+def _looked_at(rgb: Array, zoom: float, window_px: int) -> tuple[Array, float]:
+    """The middle of a picture at a zoom, at most ``window_px`` long either way, and the zoom that it really has."""
+    side = math.ceil(window_px / zoom)
+    height, width = (min(length, side) for length in rgb.shape[:2])
+    top, left = (rgb.shape[0] - height) // 2, (rgb.shape[1] - width) // 2
+    part = rgb[top : top + height, left : left + width]
+    bins = int(1 / zoom)
+    if bins > 1:  # averaging whole pixels is five times as fast as averaging parts of them
+        part = part[: height // bins * bins, : width // bins * bins]
+        part = cv2.resize(part, (part.shape[1] // bins, part.shape[0] // bins), interpolation=cv2.INTER_AREA)
+        zoom *= bins
+    size = (max(1, round(part.shape[1] * zoom)), max(1, round(part.shape[0] * zoom)))
+    zoom = size[0] / part.shape[1]
+    small = cv2.resize(part, size, interpolation=cv2.INTER_LINEAR if zoom <= 1 else cv2.INTER_CUBIC)
+    return small, zoom / max(1, bins)
+
+
+def _outline_level(small: Array, options: RedCellOptions) -> float | None:
+    """Green level of the outlines of red cells: a share of the median density of what lies inside (None if nothing)."""
+    green = small[..., 1][small[..., 0] > 255 * math.exp(-options.max_red_density)]
+    counts = np.bincount(green.ravel(), minlength=256)
+    density = -np.log(np.maximum(np.arange(256), 1) / 255.0)
+    threshold = options.min_density
+    for _ in range(8):
+        inside = np.where(density > threshold, counts, 0)[::-1]  # from light to dark
+        total = np.cumsum(inside)
+        if total[-1] == 0:
+            return None
+        body = density[::-1][int(np.searchsorted(total, total[-1] / 2))]
+        threshold = max(options.outline * body, options.min_density)
+    return 255.0 * math.exp(-threshold)
+
+
+@dataclass(frozen=True)
+class ScaleOptions:
+    """When a scale is believed.
+
+    Attributes
+    ----------
+    min_um_per_px, max_um_per_px : float
+        Metadata outside are those of a screen or a printer (72-300 dpi is 85-350 um/px), not of a microscope: a 100x
+        objective and a small pixel give 0.02 um/px, a 10x objective about 1.
+    disagreement : float
+        Metadata and red cells that differ by more than this share are both reported, with a warning. Microcytic and
+        macrocytic blood stays within 10 % of 7.5 um; a wrong objective is off by 1.6 or more.
+    uncertain : float
+        A field whose own estimate is less certain than this takes its slide's, if that is more certain.
+    """
+
+    min_um_per_px: float = 0.02
+    max_um_per_px: float = 1.0
+    disagreement: float = 0.20
+    uncertain: float = 0.06
+
+
+def resolve_scale(
+    given: float | None,
+    metadata: float | None,
+    red_cells: RedCellScale | None,
+    slide: Scale | None = None,
+    name: str = "field",
+    options: ScaleOptions | None = None,
+) -> tuple[Scale, tuple[str, ...]]:
+    """Choose a field's scale: what the user gave, else credible metadata, else its red cells, else its slide's scale.
+
+    Parameters
+    ----------
+    given : float or None
+        um/px from the command line or the slide sheet.
+    metadata : float or None
+        um/px that the file states.
+    red_cells : RedCellScale or None
+        Estimate from the field's own red cells.
+    slide : Scale or None
+        Scale of the slide's other fields.
+    name : str
+        Name of the field, for messages.
+    options : ScaleOptions, optional
+
+    Returns
+    -------
+    scale : Scale
+    warnings : tuple of str
+        What the reader of the report should know.
+
+    Raises
+    ------
+    CalibrationError
+        If there is no scale.
+    """
+    options = options or ScaleOptions()
+    if given is not None and not (math.isfinite(given) and given > 0):
+        raise ValueError(f"um_per_px must be positive, got {given}")
+    cells, own = (red_cells.n_single_red_cells, red_cells.um_per_px) if red_cells else (0, math.nan)
+    warnings: list[str] = []
+    if metadata is not None and not options.min_um_per_px <= metadata <= options.max_um_per_px:
+        warnings.append(f"{name}: the file states {metadata:g} um/px, which no microscope gives; it is not used.")
+        metadata = None
+    stated, source = (given, ScaleSource.GIVEN) if given is not None else (metadata, ScaleSource.METADATA)
+    if stated is not None:
+        if (
+            red_cells
+            and abs(math.log(stated / own)) > math.log1p(options.disagreement) + red_cells.relative_uncertainty
+        ):
+            said = "given" if source is ScaleSource.GIVEN else "stated by the file"
+            warnings.append(
+                f"{name}: the scale {said}, {stated:.4g} um/px, and the {own:.4g} um/px from {cells} single red cells "
+                f"differ by {100 * abs(stated / own - 1):.0f} %. Check which objective was used."
+            )
+        return Scale(stated, source, 0.0, cells, own), tuple(warnings)
+    if red_cells and not (
+        slide
+        and red_cells.relative_uncertainty > options.uncertain
+        and slide.uncertainty < red_cells.relative_uncertainty
+    ):
+        return Scale(own, ScaleSource.RED_CELLS, red_cells.relative_uncertainty, cells, own), tuple(warnings)
+    if slide:
+        return Scale(slide.um_per_px, ScaleSource.SLIDE, slide.uncertainty, cells, own), tuple(warnings)
+    raise CalibrationError(
+        f"{name}: no physical scale: none was given, the file states no credible one, and there are too few single "
+        "red cells to measure it.",
+        "Pass --um-per-px (0.06-0.25 for 100x to 40x objectives) or add um_per_px to the slide sheet.",
+    )
