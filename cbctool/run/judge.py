@@ -18,7 +18,7 @@ from cbctool.errors import UnreadableImageError
 from cbctool.records import CLASSES, LEUKOCYTES, Cell, CellClass, CellKind, CellStatus
 from cbctool.run import agreement
 from cbctool.run.findings import Findings
-from cbctool.run.truth import FieldTruth, Truth, TruthFault, TruthObject, clip_to_field, scale_truth
+from cbctool.run.truth import FieldTruth, Truth, TruthFault, TruthFormat, TruthObject, clip_to_field, scale_truth
 
 JUDGED_KINDS = (CellKind.NUCLEATED, CellKind.ERYTHROCYTE, CellKind.PLATELET)
 
@@ -110,9 +110,9 @@ def judge(findings: Sequence[Findings], truth: Truth) -> Judgement:
     kinds = [k for k in JUDGED_KINDS if k in truth.kinds]
     tally = _Tally(faults=list(truth.faults))
     judged = [(by_path[t.path], t) for t in truth.fields if t.path in by_path]
+    by_points = truth.format is TruthFormat.POINTS
     for found, annotated in judged:
-        _judge_field(found, annotated, kinds, tally)
-    with_boxes = any(not o.is_point for t in truth.fields for o in t.objects)
+        _judge_field(found, annotated, kinds, by_points, tally)
     figures: dict[str, Any] = {
         "fields": {
             "judged": len(judged),
@@ -122,10 +122,10 @@ def judge(findings: Sequence[Findings], truth: Truth) -> Judgement:
         "matching": "one-to-one, optimal within a field (linear_sum_assignment): by IoU >= "
         f"{agreement.IOU_THRESHOLD:g}; by centre of the detection in the annotated box, or within "
         f"{agreement.POINT_RADIUS_UM:g} um of an annotated point",
-        "kinds": {k.value: _kind_figures(k, tally.counts, with_boxes) for k in kinds},
+        "kinds": {k.value: _kind_figures(k, tally.counts) for k in kinds},
         "seconds_per_field": _median([f.seconds for f, _ in judged if not f.error]),
     }
-    if tally.names and not with_boxes:
+    if by_points:
         figures["points"] = _point_figures(tally)
     if tally.dice:
         figures["dice"] = {part: _dice_figures(values) for part, values in tally.dice.items()}
@@ -171,7 +171,9 @@ def differential_change(before: Mapping[CellClass, int], after: Mapping[CellClas
 # ----------------------------------------------------------------------------------------------------------- per field
 
 
-def _judge_field(found: Findings, annotated: FieldTruth, kinds: Sequence[CellKind], tally: _Tally) -> None:
+def _judge_field(
+    found: Findings, annotated: FieldTruth, kinds: Sequence[CellKind], by_points: bool, tally: _Tally
+) -> None:
     if found.height_px:
         annotated = scale_truth(annotated, found.factor_row, found.factor_col)
         annotated, faults = clip_to_field(annotated, found.height_px, found.width_px)
@@ -180,8 +182,8 @@ def _judge_field(found: Findings, annotated: FieldTruth, kinds: Sequence[CellKin
     if math.isfinite(scale[0]):
         tally.scales.append((scale[0], found.red_cell_um_per_px, scale[1]))
     for kind in kinds:
-        _judge_kind(found, annotated, kind, scale[0], tally)
-    if any(o.is_point for o in annotated.objects):
+        _judge_kind(found, annotated, kind, by_points, scale[0], tally)
+    if by_points:
         _note_far_detections(found, annotated, tally)
     _judge_classes(found, annotated, tally)
     if annotated.mask is not None:
@@ -195,7 +197,9 @@ def _truth_scale(found: Findings, annotated: FieldTruth) -> tuple[float, int]:
     return agreement.red_cell_scale(_boxes(red), found.height_px, found.width_px)
 
 
-def _judge_kind(found: Findings, annotated: FieldTruth, kind: CellKind, truth_scale: float, tally: _Tally) -> None:
+def _judge_kind(
+    found: Findings, annotated: FieldTruth, kind: CellKind, by_points: bool, truth_scale: float, tally: _Tally
+) -> None:
     wanted = [o for o in annotated.objects if o.kind is kind]
     aside = [o for o in annotated.objects if o.kind is None]
     cells = [c for c in found.cells if c.kind is kind]
@@ -207,7 +211,7 @@ def _judge_kind(found: Findings, annotated: FieldTruth, kind: CellKind, truth_sc
     false = [j for j in false if j not in ignored]
     by_centre = agreement.DetectionCounts(len(hits), len(missed), len(false), len(ignored))
     by_iou = None
-    if not any(o.is_point for o in wanted):
+    if not by_points:
         pairs = agreement.match_by_iou(_boxes(wanted), _cell_boxes(cells))
         left = set(range(len(cells))) - {int(j) for _, j in pairs}
         apart = sum(any(_is_at(o, cells[j], radius) for o in aside) for j in left)
@@ -228,10 +232,10 @@ def _judge_kind(found: Findings, annotated: FieldTruth, kind: CellKind, truth_sc
     tally.names_hit.update(wanted[i].name for i, _ in hits)
     for i in missed:
         o = wanted[i]
-        there = next((c for c in found.cells if _is_at(o, c, radius)), None)
+        there, how = _what_is_at(o, found.cells, radius)
         half = radius if o.is_point and math.isfinite(radius) else 0.0
         box = (o.ymin_px - half, o.xmin_px - half, o.ymax_px + half, o.xmax_px + half)
-        tally.mistakes.append(_mistake(found, kind, "missed", box, found.error or _describe(there), there))
+        tally.mistakes.append(_mistake(found, kind, "missed", box, found.error or how, there))
     for j in false:
         c = cells[j]
         there_is = next((o for o in annotated.objects if _is_at(o, c, radius)), None)
@@ -261,10 +265,17 @@ def _is_at(o: TruthObject, c: Cell, radius: float) -> bool:
     return o.ymin_px <= c.row_px < o.ymax_px and o.xmin_px <= c.col_px < o.xmax_px
 
 
-def _describe(cell: Cell | None) -> str:
-    if cell is None:
-        return "nothing"
-    return f"{cell.kind} ({cell.reason})" if cell.reason else cell.kind.value
+def _what_is_at(o: TruthObject, cells: Sequence[Cell], radius: float) -> tuple[Cell | None, str]:
+    """What was made of an annotated object that was missed: another kind of cell, or a part of a larger one."""
+    row, col = (o.ymin_px + o.ymax_px) / 2, (o.xmin_px + o.xmax_px) / 2
+    for cell in cells:
+        if _is_at(o, cell, radius):
+            return cell, f"{cell.kind} ({cell.reason})" if cell.reason else cell.kind.value
+    around = [c for c in cells if c.ymin_px <= row < c.ymax_px and c.xmin_px <= col < c.xmax_px]
+    if not around:
+        return None, "nothing"
+    largest = max(around, key=lambda c: c.area_um2)
+    return largest, f"part of {largest.kind}" + (f" ({largest.reason})" if largest.reason else "")
 
 
 def _mistake(
@@ -302,7 +313,8 @@ def _note_far_detections(found: Findings, annotated: FieldTruth, tally: _Tally) 
     tally.nucleated_beside_points += len(cells)
     points = [(o.ymin_px, o.xmin_px) for o in annotated.objects if o.is_point]
     for cell in cells:
-        um = min(math.hypot(r - cell.row_px, c - cell.col_px) for r, c in points) * found.um_per_px
+        px = min((math.hypot(r - cell.row_px, c - cell.col_px) for r, c in points), default=math.inf)
+        um = px * found.um_per_px
         if um > agreement.POINT_RADIUS_UM:
             place = {"row_px": cell.row_px / found.factor_row, "col_px": cell.col_px / found.factor_col}
             tally.far.append({"field": found.name, "cell": cell.cell, **place, "nearest_um": um})
@@ -383,7 +395,7 @@ def _centres(cells: Sequence[Cell]) -> NDArray[np.float64]:
 # ------------------------------------------------------------------------------------------------------------- figures
 
 
-def _kind_figures(kind: CellKind, counts: Sequence[FieldCounts], with_boxes: bool) -> dict[str, Any]:
+def _kind_figures(kind: CellKind, counts: Sequence[FieldCounts]) -> dict[str, Any]:
     rows = [c for c in counts if c.kind is kind]
     error = agreement.count_error([c.annotated for c in rows], [c.found for c in rows])
     centre = sum((c.by_centre for c in rows), agreement.DetectionCounts(0, 0, 0))
@@ -392,7 +404,7 @@ def _kind_figures(kind: CellKind, counts: Sequence[FieldCounts], with_boxes: boo
         "annotated": error.annotated,
         "found": error.found,
         "centre": _detection_figures(centre),
-        "iou": _detection_figures(sum(iou, agreement.DetectionCounts(0, 0, 0))) if with_boxes else None,
+        "iou": _detection_figures(sum(iou, agreement.DetectionCounts(0, 0, 0))) if iou else None,
         "count_error": {
             "total": error.total,
             "mean_absolute_per_field": error.mean_absolute_per_field,
