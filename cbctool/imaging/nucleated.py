@@ -30,6 +30,10 @@ class NucleatedOptions:
     stained_hole_um2: float = 40.0
     min_seed_radius_um: float = 2.4
     saddle: float = 0.80
+    body_um: float = 1.75
+    appendage_um2: tuple[float, float] = (1.2, 16.0)
+    appendage_thickness_um: float = 1.0
+    neck: float = 1.0
 
 
 def find_nucleated(
@@ -88,10 +92,43 @@ def find_nucleated(
         nuclear = np.bincount(parts[nuclei[window] > 0], minlength=parts.max() + 1) * um**2
         for part in range(1, parts.max() + 1):
             if nuclear[part] >= options.min_nucleus_um2:
+                cell = without_appendages(parts == part, um, options)
                 kinds.append(CellKind.NUCLEATED)
                 reasons.append("")
-                labels[window][parts == part] = len(kinds)
+                labels[window][cell] = len(kinds)
     return labels, (nuclei > 0) & (labels > 0), kinds, reasons
+
+
+def without_appendages(cell: NDArray[Any], um: float, options: NucleatedOptions) -> NDArray[Any]:
+    """Drop from a cell's mask what hangs on it by a neck: platelets that touch it.
+
+    Parameters
+    ----------
+    cell : (h, w) bool array
+    um : float
+        Micrometres per pixel.
+    options : NucleatedOptions
+
+    Returns
+    -------
+    (h, w) bool array
+    """
+    radius = max(1, round(options.body_um / um))
+    padded = np.pad(cell.astype(np.uint8), radius + 1)
+    body = cv2.dilate(cv2.morphologyEx(padded, cv2.MORPH_OPEN, disk(radius)), np.ones((3, 3), np.uint8))
+    count, pieces, stats, _ = cv2.connectedComponentsWithStats(padded & (1 - body), connectivity=4)
+    kept = padded > 0
+    for piece in range(1, count):
+        area = stats[piece, cv2.CC_STAT_AREA] * um**2
+        if not options.appendage_um2[0] <= area <= options.appendage_um2[1]:
+            continue
+        here = (pieces == piece).astype(np.uint8)
+        neck = int((cv2.dilate(here, np.ones((3, 3), np.uint8)) & body).sum()) / 2 * um
+        thickness = 2 * float(cv2.distanceTransform(here, cv2.DIST_L2, 3).max()) * um
+        if thickness >= options.appendage_thickness_um and neck <= options.neck * 2 * np.sqrt(area / np.pi):
+            kept &= here == 0
+    margin = radius + 1
+    return np.asarray(kept[margin:-margin, margin:-margin])
 
 
 def nuclear_threshold(azure: NDArray[Any], low: float, options: NucleatedOptions) -> float:

@@ -128,7 +128,7 @@ def segment(
     foreground = (density[..., 1] > level).astype(np.uint8)
 
     cell_labels, nuclei, kinds, reasons = find_nucleated(azure, eosin, foreground, colour.level, um, options.nucleated)
-    platelet_labels = find_platelets(azure, cell_labels, colour.level, um, options.platelets)
+    platelet_labels = find_platelets(azure, density[..., 1], cell_labels, colour.level, um, options.platelets)
     nucleated = len(kinds)
     kinds += [CellKind.PLATELET] * int(platelet_labels.max())
     reasons += [""] * (len(kinds) - nucleated)
