@@ -62,6 +62,15 @@ def test_overlay_draws_the_box_and_its_label_inside_the_picture() -> None:
     assert not changed[150:, :].any()
 
 
+def test_half_size_halves_large_pictures_only() -> None:
+    summary = field_summary("f", height_px=900, width_px=1200)
+    large = decoded(overlay_jpeg(grey_field(900, 1200), boxes_of(summary, [seen()]), half=True))
+    assert large.shape == (450, 600, 3)
+    changed = np.abs(large.astype(int) - 200).max(axis=2) > 40
+    assert changed[30:32, 55:75].all(), "upper edge of the box at half its place"
+    assert decoded(overlay_jpeg(grey_field(), [], half=True)).shape == (200, 300, 3)
+
+
 @pytest.mark.parametrize("where", [{"ymin_px": 0}, {"xmax_px": 300, "xmin_px": 280}, {"ymin_px": -5, "ymax_px": 500}])
 def test_overlay_at_the_edge(where: dict[str, int]) -> None:
     overlay_jpeg(grey_field(), boxes_of(field_summary("f"), [seen(**where), seen(2, "platelet")]))

@@ -6,6 +6,7 @@ caller made and renames into place; files of the run are written beside their pl
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +23,10 @@ from cbctool.report.pictures import boxes_of, by_field, evidence_zip, fields_to_
 from cbctool.report.result_json import result_json
 from cbctool.report.style import ReportStyle
 from cbctool.report.tables import cells_csv, differential_csv, failures_csv, summary_csv
+
+FULL_OVERLAYS = 24
+"""Overlays at the size of the preview, for the most telling fields; the others at half of it where it is large, since
+drawing 1600 x 1200 px takes 13 ms."""
 
 
 def write_slide(result: SlideResult, folder: Path, style: ReportStyle, rules: Sequence[FlagRule]) -> list[Path]:
@@ -53,14 +58,16 @@ def write_slide(result: SlideResult, folder: Path, style: ReportStyle, rules: Se
         "result.json": result_json(result).encode(),
         "evidence.zip": evidence_zip(result, cells),
     }
+    # Red cells are rows of cells.csv and numbers elsewhere: nothing below looks at tens of thousands of them again.
+    result = dataclasses.replace(result, observations=tuple(o for o in result.observations if o.prediction is not None))
     overlays: dict[str, str] = {}
     if "overlays" in style.outputs:
         names = overlay_names(summary.name for summary in result.fields)
         groups = by_field(result.observations)
-        for summary in fields_to_show(result)[: style.max_overlays]:
+        for i, summary in enumerate(fields_to_show(result)[: style.max_overlays]):
             overlays[summary.name] = names[summary.name]
             boxes = boxes_of(summary, groups.get(summary.name, ()))
-            files[names[summary.name]] = overlay_jpeg(summary.preview_jpeg, boxes)
+            files[names[summary.name]] = overlay_jpeg(summary.preview_jpeg, boxes, half=i >= FULL_OVERLAYS)
     if "pdf" in style.outputs:
         files["report.pdf"] = report_pdf(result, style, rules)
     if "html" in style.outputs:
