@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from statistics import NormalDist
 
 import cv2
 import numpy as np
@@ -142,12 +143,13 @@ def _nucleated(
     body = edge(cell, 0.35)
     nucleus = np.minimum(nucleus, cell - 0.15)
     core = edge(nucleus, 0.3)
-    clumps = noise(shape, rng, chromatin.grain_um) + 0.5 * noise(shape, rng, 2.2 * chromatin.grain_um)
-    threshold = 1.12 * _normal_quantile(1 - chromatin.open)
-    pale = ramp(clumps, threshold - 0.5, threshold + 0.5)
+    clumps = noise(shape, rng, chromatin.grain_um) + 0.25 * noise(shape, rng, 2.5 * chromatin.grain_um)
+    threshold = 1.03 * NormalDist().inv_cdf(1 - chromatin.open)
+    pale = ramp(clumps, threshold - 0.7, threshold + 0.9)
     # The nuclear membrane carries a rim of condensed chromatin.
     pale = pale * ramp(nucleus, 0.15, 0.6)
-    uneven = 1 + 0.08 * noise(shape, rng, 1.0)  # a nucleus is not equally thick everywhere
+    # A nucleus is not equally thick everywhere, and its clumps are themselves grained.
+    uneven = 1 + 0.07 * noise(shape, rng, 1.0) - 0.06 * clumps
     azure_in = chromatin.amount * (1 - (1 - chromatin.pale) * pale) * uneven
     rest = body * (1 - core)
     azure, eosin, blue, haemoglobin = cytoplasm
@@ -159,12 +161,6 @@ def _nucleated(
         cell,
         nucleus,
     )
-
-
-def _normal_quantile(p: float) -> float:
-    from statistics import NormalDist
-
-    return NormalDist().inv_cdf(min(max(p, 1e-3), 1 - 1e-3))
 
 
 def _radius(rng: np.random.Generator, diameter_um: float, cv: float = 0.07) -> float:
@@ -222,8 +218,8 @@ def _draw_neutrophil(rng: np.random.Generator) -> Drawing:
         rng,
         cell,
         nucleus,
-        _Chromatin(rng.uniform(0.92, 1.08), 0.28, 0.32, 0.5),
-        (strength * (0.085 * haze + 0.16 * fine), strength * (0.11 * haze + 0.10 * fine), 0.03, 0.12),
+        _Chromatin(rng.uniform(0.92, 1.10), 0.2, 0.26, 0.45),
+        (strength * (0.085 * haze + 0.11 * fine), strength * (0.11 * haze + 0.09 * fine), 0.03, 0.12),
     )
 
 
@@ -234,15 +230,15 @@ def _draw_eosinophil(rng: np.random.Generator) -> Drawing:
     lobes = int(rng.choice([2, 3], p=[0.8, 0.2]))
     nucleus = _segmented(paper, rng, lobes, 2.75 if lobes == 2 else 2.3, radius * rng.uniform(0.45, 0.55))
     body = edge(cell)
-    granules = np.maximum(grains(body, rng, 2.6, 0.42, 0.15), 0.7 * grains(body, rng, 2.0, 0.35, 0.2))
+    granules = np.maximum(grains(body, rng, 1.5, 0.36, 0.15), 0.65 * grains(body, rng, 2.0, 0.34, 0.2))
     strength = rng.uniform(0.85, 1.15)
     return _nucleated(
         paper,
         rng,
         cell,
         nucleus,
-        _Chromatin(rng.uniform(0.84, 1.0), 0.33, 0.34, 0.48),
-        (strength * (0.07 + 0.05 * granules), strength * (0.2 + 0.56 * granules), 0.03, 0.08),
+        _Chromatin(rng.uniform(0.84, 1.02), 0.25, 0.28, 0.42),
+        (strength * (0.03 + 0.035 * granules), strength * (0.25 + 0.62 * granules), 0.03, 0.08),
     )
 
 
@@ -253,21 +249,21 @@ def _draw_basophil(rng: np.random.Generator) -> Drawing:
     lobes = int(rng.choice([2, 3]))
     nucleus = _segmented(paper, rng, lobes, radius * 0.48, radius * 0.36)
     body = edge(cell)
-    granules = grains(edge(cell - 0.5), rng, 0.85, 0.46, 0.3)
-    granules = np.maximum(granules, grains(body * (cell < 1.6), rng, 0.25, 0.5, 0.25))
+    granules = grains(edge(cell - 0.5), rng, 1.5, 0.33, 0.3)
+    granules = np.maximum(granules, grains(body * (cell < 1.6), rng, 0.5, 0.36, 0.25))
     strength = rng.uniform(0.85, 1.15)
     plain = _nucleated(
         paper,
         rng,
         cell,
         nucleus,
-        _Chromatin(0.74 * strength, 0.36, 0.4, 0.5),
+        _Chromatin(0.74 * strength, 0.36, 0.35, 0.5),
         (0.17 + 0.05 * noise(paper.row.shape, rng, 0.6), 0.16, 0.03, 0.0),
     )
     # Granules lie over the nucleus too and hide its outline.
     dyes = plain.dyes.copy()
     azure = dyes[..., 0]
-    dyes[..., 0] = azure * (1 - 0.5 * granules) + granules * 0.64 * strength
+    dyes[..., 0] = azure * (1 - 0.5 * granules) + granules * rng.uniform(0.6, 0.75) * strength
     dyes[..., 1] += 0.05 * granules
     return Drawing(dyes, plain.cell, plain.nucleus)
 
@@ -281,29 +277,28 @@ def _draw_monocyte(rng: np.random.Generator) -> Drawing:
     away = rng.uniform(0, 2 * np.pi)
     shift = rng.uniform(0, 0.14) * radius
     home = crumpled.moved(shift * np.cos(away), shift * np.sin(away)).warped(rng, 0.25, 1.2)
-    nucleus = blob(home, across, rng, 0.06, rng.uniform(1.05, 1.35))
+    nucleus = blob(home, across, rng, 0.045, rng.uniform(1.05, 1.35), 4)
     for _ in range(int(rng.choice([1, 2], p=[0.75, 0.25]))):  # the bay of the kidney
         bay = away + np.pi + rng.normal(0, 0.5)
-        depth = across * rng.uniform(0.75, 1.05)
-        nucleus = dent(
-            nucleus, ellipse(home, depth * np.cos(bay), depth * np.sin(bay), across * 0.5, across * 0.22, bay)
-        )
+        depth = across * rng.uniform(0.85, 1.1)
+        wide = across * rng.uniform(0.25, 0.5)
+        nucleus = dent(nucleus, ellipse(home, depth * np.cos(bay), depth * np.sin(bay), across * 0.55, wide, bay), 0.5)
     body = edge(cell, 0.4)
     ground = 1 + 0.22 * noise(paper.row.shape, rng, 0.35) + 0.12 * noise(paper.row.shape, rng, 1.2)
     dust = grains(body, rng, 0.8, 0.13)
-    holes = grains(body, rng, rng.choice([0.0, 0.06, 0.15]), rng.uniform(0.35, 0.6), 0.3)
-    left = 1 - 0.85 * holes
+    holes = grains(body, rng, rng.choice([0.0, 0.03, 0.10]), rng.uniform(0.3, 0.5), 0.5)
+    left = 1 - 0.6 * holes
     strength = rng.uniform(0.75, 1.2)
     return _nucleated(
         paper,
         rng,
         cell,
         nucleus,
-        _Chromatin(rng.uniform(0.76, 0.94), 0.42, 0.36, 0.52),
+        _Chromatin(rng.uniform(0.74, 0.92), 0.40, 0.20, 0.5),
         (
-            strength * left * (0.10 * ground + 0.12 * dust),
+            strength * left * (0.08 * ground + 0.10 * dust),
             strength * left * 0.05 * ground,
-            strength * left * 0.21 * ground,
+            strength * left * 0.24 * ground,
             0.04 * left,
         ),
     )
@@ -311,14 +306,14 @@ def _draw_monocyte(rng: np.random.Generator) -> Drawing:
 
 def _draw_lymphocyte(rng: np.random.Generator) -> Drawing:
     paper = Paper.of_size(20)
-    large = rng.random() < 0.2
-    radius = _radius(rng, 11.8 if large else 9.6, 0.06)
+    large = rng.random() < 0.12
+    radius = _radius(rng, 11.4 if large else 9.6, 0.06)
     cell = blob(paper.warped(rng, 0.12, 0.7), radius, rng, 0.035, rng.uniform(1, 1.2))
-    share = rng.uniform(0.80, 0.86) if large else rng.uniform(0.86, 0.93)
+    share = rng.uniform(0.82, 0.88) if large else rng.uniform(0.88, 0.95)
     away = rng.uniform(0, 2 * np.pi)
     shift = radius * (1 - share) * rng.uniform(0, 0.9)
     home = paper.moved(shift * np.cos(away), shift * np.sin(away))
-    nucleus = blob(home, radius * share, rng, 0.035, rng.uniform(1, 1.12))
+    nucleus = blob(home, radius * share, rng, 0.05, rng.uniform(1, 1.2))
     ground = 1 + 0.3 * noise(paper.row.shape, rng, 0.3)
     strength = rng.uniform(0.8, 1.2)
     return _nucleated(
@@ -326,14 +321,14 @@ def _draw_lymphocyte(rng: np.random.Generator) -> Drawing:
         rng,
         cell,
         nucleus,
-        _Chromatin(rng.uniform(0.88, 1.08), 0.36, 0.42, 0.56),
-        (strength * 0.10 * ground, 0.03, strength * 0.42 * ground, 0.0),
+        _Chromatin(rng.uniform(0.84, 1.0), 0.3, 0.20, 0.62),
+        (strength * 0.18 * ground, 0.03, strength * 0.40 * ground, 0.0),
     )
 
 
 def _draw_immature_granulocyte(rng: np.random.Generator) -> Drawing:
     paper = Paper.of_size(25)
-    stage = rng.choice(["promyelocyte", "myelocyte", "metamyelocyte"], p=[0.25, 0.4, 0.35])
+    stage = rng.choice(["promyelocyte", "myelocyte", "metamyelocyte"], p=[0.25, 0.45, 0.3])
     radius = _radius(rng, {"promyelocyte": 15.2, "myelocyte": 14.0, "metamyelocyte": 13.4}[stage], 0.06)
     cell = blob(paper, radius, rng, 0.035, rng.uniform(1, 1.18))
     share = {"promyelocyte": rng.uniform(0.76, 0.84), "myelocyte": rng.uniform(0.66, 0.76)}.get(
@@ -345,7 +340,7 @@ def _draw_immature_granulocyte(rng: np.random.Generator) -> Drawing:
     home = paper.moved(shift * np.cos(away), shift * np.sin(away)).warped(rng, 0.15, 1.2)
     nucleus = blob(home, across, rng, 0.04, rng.uniform(1.05, 1.3))
     if stage != "promyelocyte":
-        depth = across * (rng.uniform(0.85, 1.0) if stage == "metamyelocyte" else rng.uniform(1.05, 1.25))
+        depth = across * (rng.uniform(0.95, 1.1) if stage == "metamyelocyte" else rng.uniform(1.1, 1.3))
         bay = away + np.pi + rng.normal(0, 0.3)
         nucleus = dent(
             nucleus, ellipse(home, depth * np.cos(bay), depth * np.sin(bay), across * 0.38, across * 0.5, bay), 0.5
@@ -359,7 +354,7 @@ def _draw_immature_granulocyte(rng: np.random.Generator) -> Drawing:
         rng,
         cell,
         nucleus,
-        _Chromatin(rng.uniform(0.84, 1.0), 0.38, 0.38, 0.5),
+        _Chromatin(rng.uniform(0.80, 0.98), 0.36, 0.20, 0.55),
         (0.10 * ground + 0.26 * granules, 0.10 * ground + 0.08 * granules, (0.05 + 0.22 * youth) * ground, 0.05),
     )
     if stage == "promyelocyte":  # its granules cover the nucleus as well
@@ -387,7 +382,7 @@ def _draw_erythroblast(rng: np.random.Generator) -> Drawing:
         rng,
         cell,
         nucleus,
-        _Chromatin(0.94 + 0.14 * ripe, 0.36 - 0.26 * ripe, 0.4, 0.5),
+        _Chromatin(0.90 + 0.16 * ripe, 0.30 - 0.22 * ripe, 0.26, 0.48),
         (
             (0.12 - 0.07 * ripe) * ground,
             0.06 + 0.05 * ripe,
@@ -400,7 +395,7 @@ def _draw_erythroblast(rng: np.random.Generator) -> Drawing:
 def _draw_platelet(rng: np.random.Generator) -> Drawing:
     paper = Paper.of_size(10)
     radius = float(np.clip(rng.normal(1.85, 0.36), 1.1, 2.8))
-    cell = blob(paper.warped(rng, 0.14, 0.45), radius, rng, 0.09, rng.uniform(1, 1.35), 8)
+    cell = blob(paper.warped(rng, 0.10, 0.5), radius, rng, 0.05, rng.uniform(1, 1.3), 6)
     middle = ramp(cell, 0.1, 0.75 * radius)
     body = edge(cell, 0.5)
     granules = grains(body * (middle > 0.25), rng, 4.0, 0.22, 0.3)

@@ -44,7 +44,7 @@ class Look:
     """
 
     azure: tuple[float, float, float] = (0.54, 0.84, 0.205)
-    eosin: tuple[float, float, float] = (0.15, 0.37, 0.17)
+    eosin: tuple[float, float, float] = (0.115, 0.36, 0.18)
     methylene_blue: tuple[float, float, float] = (0.50, 0.45, 0.10)
     haemoglobin: tuple[float, float, float] = (0.108, 0.159, 0.100)
     background: tuple[float, float, float] = (245.0, 224.0, 202.0)
