@@ -3,7 +3,7 @@
     python scripts/make_validation.py [--jobs 2] [--out VALIDATION.md]
 
 Needs the real data (``CBCTOOL_DATA``, or ``../shared/data`` beside the checkout). Each figure is what the command
-beside it prints: the same functions are called, and only the clean pass that the insults are compared with is not repeated.
+beside it prints: the same functions are called, and only the clean pass that insults are compared with is not repeated.
 """
 
 from __future__ import annotations
@@ -136,11 +136,11 @@ def main() -> int:
 
 
 def head() -> list[str]:
-    text = f"""Written by `python scripts/make_validation.py` with cbctool {__version__}; do not edit. `$CBCTOOL_DATA`
-    is the folder of real data (BCCD: MIT; PBC: CC BY 4.0; ALL-IDB1: research use, never shown). Nothing was fitted on BCCD
-    or ALL-IDB1. Matching is one-to-one and optimal within a field, cells at the edge included; a detection is right by
-    centre when its centre lies in the annotated box, or within 5 um of an annotated point. A field that could not be
-    analysed counts with everything in it missed. For research use."""
+    text = f"""Written by `python scripts/make_validation.py` with cbctool {__version__}; do not edit.
+    `$CBCTOOL_DATA` is the folder of real data (BCCD: MIT; PBC: CC BY 4.0; ALL-IDB1: research use, never shown). Nothing
+    was fitted on BCCD or ALL-IDB1. Matching is one-to-one and optimal within a field, cells at the edge included; a
+    detection is right by centre when its centre lies in the annotated box, or within 5 um of an annotated point. A
+    field that could not be analysed counts with everything in it missed. For research use."""
     return ["# Validation", "", prose(text), ""]
 
 
@@ -205,7 +205,8 @@ def insult_lines(rows: list[tuple[str, InsultKind, dict[str, Any]]]) -> list[str
         prose(
             f"""The same pictures after a digital insult, each field taking one of the settings in turn; what leukocyte
             recall and precision by centre lose (at most {MOST_LOST:g}), and whether the differential of all fields
-            together stays within its 95 % interval. Of ALL-IDB1, precision is over detections at no point of unknown kind."""
+            together stays within its 95 % interval. Of ALL-IDB1, precision is over detections at no point of unknown
+            kind."""
         ),
         "",
         "| data | insult | settings | recall lost | precision lost | | differential |",
