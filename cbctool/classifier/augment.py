@@ -32,21 +32,22 @@ class AugmentOptions:
     to any test set. ``plain`` is the share of crops that keep their own colours, so that home is not forgotten.
     """
 
-    zoom: float = 1.25  # up to this factor larger or smaller: red cells are 7.2-7.5 um, scales are measured to 5-10 %
+    shrink: float = 1.55  # up to this factor smaller: cells in thick or quickly dried areas do not spread
+    grow: float = 1.2  # or larger: red cells are 7.2-7.5 um, scales are measured to 5-10 %
     stretch: float = 1.08
     shift_px: float = 2.0  # of the 28: the window is centred on a segmented cell, which is good to about 1 um
-    plain: float = 0.15
-    strength_low: float = 0.25  # overall optical density
+    plain: float = 0.25
+    strength_low: float = 0.3  # overall optical density
     strength_high: float = 1.2
-    channel_spread: float = 0.3  # log-normal gain per colour channel
+    channel_spread: float = 0.25  # log-normal gain per colour channel
     mixing_spread: float = 0.12  # off-diagonal terms of the colour matrix
-    two_tone: float = 0.6  # share of crops in which dark and light stain change colour separately
+    two_tone: float = 0.5  # share of crops in which dark and light stain change colour separately
     gamma: float = 1.35
-    chroma: float = 0.5
+    chroma: float = 0.4
     cast_od: float = 0.06  # what is left after white balance; one in five keeps a cast of up to four times that
     overexposure: float = 0.08
-    blur_px: float = 0.9  # gaussian sigma, of the 28
-    noise: float = 0.025  # of full scale
+    blur_px: float = 0.8  # gaussian sigma, of the 28
+    noise: float = 0.02  # of full scale
     jpeg: float = 0.1
     edge: float = 0.08  # share of crops cut by a white edge, as at the border of a field
 
@@ -58,12 +59,12 @@ def geometry(
     count, height, width = canvases.shape[:3]
     out = np.empty((count, _GRID, _GRID, 3), np.uint8)
     angle = rng.uniform(0, 2 * np.pi, count)
-    scale = window_px / _GRID * np.exp(rng.uniform(-1, 1, count) * np.log(options.zoom))
+    scale = window_px / _GRID * np.exp(rng.uniform(-np.log(options.grow), np.log(options.shrink), count))
     stretch = np.exp(rng.uniform(-1, 1, (count, 2)) * np.log(options.stretch))
     stretch[:, 0] *= rng.choice([-1.0, 1.0], count)
     shift = rng.uniform(-1, 1, (count, 2)) * options.shift_px * window_px / CROP_PX
     centre = np.array([(width - 1) / 2, (height - 1) / 2])
-    lossy = rng.random(count) < options.jpeg
+    lossy = rng.random(size=count) < options.jpeg
     for i in range(count):
         c, s = np.cos(angle[i]), np.sin(angle[i])
         matrix = scale[i] * np.array([[c, -s], [s, c]]) * stretch[i]

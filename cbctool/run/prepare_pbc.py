@@ -7,7 +7,7 @@ empty background are what the network learns to call none of the eight.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,71 +19,77 @@ from numpy.typing import NDArray
 from cbctool.classifier import outliers as made
 from cbctool.classifier.train import Pictures
 from cbctool.imaging import calibrate
-from cbctool.imaging.crop import prepare_picture
 from cbctool.imaging.read import read_field
-from cbctool.records import CLASSES, CROP_PX, CROP_UM
-
-FRAME_UM_PER_PX = CROP_UM / 100
-"""BloodMNIST's window of 200 px is 100 px of the frames at half resolution."""
+from cbctool.records import CLASSES, CROP_PX, CellClass
+from cbctool.run.score_crops import normalise_crops, read_npz_split
+from cbctool.run.train import TrainingData
 
 CANVAS_PX = 84
 """Side of the training canvases: 28.5 um at 56 px per window, enough for a window turned by 45 degrees."""
 
-_CANVAS_FRAME_PX = 150
+_CANVAS_FRAME_PX = 150  # the same in px of the frames at half resolution, where BloodMNIST's window of 200 px is 100
 _WINDOW_PX = 56.0
 _FOLDERS = {"ig": "immature_granulocyte"}
 
 
-@dataclass(frozen=True, eq=False)
-class Prepared:
-    """What a training needs. ``val`` and ``test`` are 28 x 28 windows, normalised; ``*_raw`` the same as cut."""
+def prepare_pbc(folder: Path, bloodmnist: Path, seed: int = 0) -> TrainingData:
+    """Training canvases and outliers from the frames; validation and test windows from BloodMNIST itself.
 
-    train: Pictures
-    val: Pictures
-    test: Pictures
-    outliers: NDArray[np.uint8]
-    val_outliers: NDArray[np.uint8]
-    source: str
-    licence: str = ""
+    Parameters
+    ----------
+    folder : Path
+        With ``images.csv``, ``boxes.csv`` and ``images/``.
+    bloodmnist : Path
+        The ``bloodmnist.npz`` of the same split.
+    """
+    table = _table(folder, "train")
+    pictures = np.stack([_canvas(rgb, *_middle(rgb)) for rgb in _frames(folder, table)])
+    train = Pictures(pictures, table["label"].to_numpy(np.int64), _WINDOW_PX)
+    parts = {}
+    for split in ("val", "test"):
+        crops, labels = read_npz_split(bloodmnist, split)
+        parts[split] = Pictures(normalise_crops(crops), labels, float(CROP_PX))
+    return TrainingData(
+        train=train,
+        **parts,
+        source="PBC frames (Acevedo et al. 2020), the train split of rebuilt BloodMNIST",
+        outliers=pbc_outliers(folder, "train", 3000, seed),
+        licence="CC BY 4.0",
+    )
 
 
-def prepare_pbc(folder: Path, seed: int = 0) -> Prepared:
-    """Read, normalise and cut every frame of ``folder`` (``images.csv``, ``boxes.csv``, ``images/``)."""
-    table = pd.read_csv(folder / "images.csv")
+def pbc_outliers(folder: Path, split: str, drawn: int, seed: int = 0) -> NDArray[np.uint8]:
+    """Canvases of what is no cell: red cells and background of a split, ``drawn`` smudges and as much debris."""
+    table = _table(folder, split)
+    table = table[table["label"] != CLASSES.index(CellClass.PLATELET)]
     boxes = pd.read_csv(folder / "boxes.csv")
     red_cells = dict(iter(boxes[boxes["name"] == "RBC"].groupby("path")))
-    order = [str(name) for name in CLASSES]
-    parts: dict[str, tuple[list[Any], list[int]]] = {split: ([], []) for split in ("train", "val", "test")}
-    foreign: dict[str, list[NDArray[np.uint8]]] = {"train": [], "val": []}
-    for number, row in enumerate(table.itertuples()):
-        rgb = calibrate.normalise(read_field(folder / row.path, "", str(row.path)).rgb).rgb
-        name = str(row[table.columns.get_loc("class") + 1])
-        label = order.index(_FOLDERS.get(name, name))
-        pictures, labels = parts[row.split]
-        labels.append(label)
-        middle = (rgb.shape[0] - 1) / 2, (rgb.shape[1] - 1) / 2
-        if row.split == "train":
-            pictures.append(_canvas(rgb, *middle))
-        else:
-            pictures.append(prepare_picture(rgb, FRAME_UM_PER_PX, normalise=False))
-        if row.split != "test" and name != "platelet":
-            rng = np.random.default_rng([seed, number])
-            foreign[row.split] += _without_cell(rgb, red_cells.get(row.path), rng)
     rng = np.random.default_rng(seed)
-    train = Pictures(np.stack(parts["train"][0]), np.array(parts["train"][1]), _WINDOW_PX)
-    margin = int(CANVAS_PX - _WINDOW_PX) // 2
-    val, test = (Pictures(np.stack(parts[s][0]), np.array(parts[s][1]), float(CROP_PX)) for s in ("val", "test"))
-    nucleated = np.flatnonzero(train.labels != order.index("platelet"))
-    drawn = {"train": 3000, "val": 400}
-    outliers = {}
-    for split, count in drawn.items():
-        bare = foreign[split]
-        smudges = [made.smudge(train.pictures[i], rng) for i in rng.choice(nucleated, count)]
-        debris = [made.debris(bare[i], rng) for i in rng.integers(len(bare), size=count)]
-        outliers[split] = np.stack(bare + smudges + debris)
-    windows = outliers["val"][:, margin:-margin, margin:-margin]
-    small = np.stack([prepare_picture(w, already_cropped=True, normalise=False) for w in windows])
-    return Prepared(train, val, test, outliers["train"], small, "PBC (Acevedo et al. 2020), train split", "CC BY 4.0")
+    bare: list[NDArray[np.uint8]] = []
+    smudges: list[NDArray[np.uint8]] = []
+    smeared = set(rng.choice(len(table), min(drawn, len(table)), replace=False).tolist())
+    for number, rgb in enumerate(_frames(folder, table)):
+        bare += _without_cell(rgb, red_cells.get(table["path"].iloc[number]), rng)
+        if number in smeared:
+            smudges.append(made.smudge(_canvas(rgb, *_middle(rgb)), rng))
+    debris = [made.debris(bare[i], rng) for i in rng.integers(len(bare), size=drawn)]
+    return np.stack(bare + smudges + debris)
+
+
+def _table(folder: Path, split: str) -> pd.DataFrame:
+    table = pd.read_csv(folder / "images.csv")
+    table = table[table["split"] == split].reset_index(drop=True)
+    order = {str(name): number for number, name in enumerate(CLASSES)}
+    return table.assign(label=table["class"].replace(_FOLDERS).map(order))
+
+
+def _frames(folder: Path, table: pd.DataFrame) -> Iterator[NDArray[np.uint8]]:
+    for path in table["path"].astype(str):
+        yield calibrate.normalise(read_field(folder / path, "", path).rgb).rgb
+
+
+def _middle(rgb: NDArray[np.uint8]) -> tuple[float, float]:
+    return (rgb.shape[0] - 1) / 2, (rgb.shape[1] - 1) / 2
 
 
 def _without_cell(rgb: NDArray[np.uint8], boxes: Any, rng: np.random.Generator) -> list[NDArray[np.uint8]]:
@@ -98,7 +104,7 @@ def _without_cell(rgb: NDArray[np.uint8], boxes: Any, rng: np.random.Generator) 
         if min(row, col, height - row, width - col) < 8:
             continue
         canvas = _canvas(rgb, row, col)
-        if made.without_nucleus(canvas, 10 * CANVAS_PX / 84):
+        if made.without_nucleus(canvas, 10):  # 3.4 um
             found.append(canvas)
     return found
 

@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 UNKNOWN = "unknown"
 """Sub-folder of pictures that are none of the classes: they set the abstention threshold."""
 
+SPLITS = ("train", "val", "test")
+
 _IGNORED = {"thumbs.db", "desktop.ini"}
 _SHOWN = 5
 
@@ -106,6 +108,11 @@ def read_class_folder(
     stacked = _stack(crops)
     hashes = tuple(hashlib.sha256(crop.tobytes()).hexdigest() for crop in stacked)
     return ClassFolder(stacked, np.array(labels, np.int64), tuple(names), hashes, _stack(unknown))
+
+
+def has_splits(folder: Path) -> bool:
+    """Whether the folder is divided into train, val and test by hand."""
+    return all((folder / split).is_dir() for split in SPLITS)
 
 
 def list_class_folder(folder: Path) -> dict[str, list[Path]]:
