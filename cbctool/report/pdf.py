@@ -238,7 +238,7 @@ def _flags(sheet: Sheet, result: SlideResult, y: float) -> float:
     for flag in flags[:FLAGS_ON_PAGE_1]:
         sheet.text(MARGIN, y, SEVERITY_SIGN[flag.severity], 9, bold=True)
         sheet.text(MARGIN + 13, y, flag.severity.value, 7, colour=GREY)
-        title = wrapped(flag.short, BOLD, 8, FLAG_TEXT - 56)[:2]
+        title = wrapped(_sentence(flag.short), BOLD, 8, FLAG_TEXT - 56)[:2]
         lines = _flag_lines(sheet, flag)
         for i, line in enumerate(title):
             sheet.text(MARGIN + 50, y + i * 10, line, 8, bold=True)
@@ -266,9 +266,10 @@ def _differential(sheet: Sheet, result: SlideResult, y: float) -> float:
     chart_width = right - chart - (172 if absolute else 128)
     reference, mark = chart + chart_width + 40, chart + chart_width + 48
     sheet.text(left, y, "Differential", 9.5, bold=True)
-    for x, label in ((end_count, "count"), (end_percent, "%"), (end_ci, "95 % interval"), (reference, "reference")):
+    headings = [(end_count, "count"), (end_percent, "%"), (end_ci, "95 % interval"), (reference, "reference")]
+    for x, label in headings if counted else headings[:1]:
         sheet.text(x, y, label, 7, colour=GREY, align="right")
-    if absolute:
+    if absolute and counted:
         sheet.text(right, y, "×10⁹/L (reference)", 7, colour=GREY, align="right")
     y += 5
     sheet.line(left, y, right, y, 0.7)
@@ -305,7 +306,7 @@ def _differential(sheet: Sheet, result: SlideResult, y: float) -> float:
         sheet.line(left, y + row_height, right, y + row_height, 0.25, PALE)
         y += row_height
     if not counted:
-        sheet.text((chart + right) / 2, top + row_height * 3 + 3, TOO_FEW, 9, bold=True, align="centre")
+        sheet.text((chart + right) / 2, top + row_height * 2.5 + 3, TOO_FEW, 9, bold=True, align="centre")
         return y + 14
     y += 17
     return sheet.paragraph(left, y, CHART_KEY, sheet.inner, 6.3, colour=GREY) + 6
@@ -380,7 +381,9 @@ def _all_flags(pages: _Pages) -> None:
         return
     flow = _Flow(pages, "Flags")
     for flag in sorted(result.flags, key=lambda flag: SEVERITY_ORDER[flag.severity]):
-        flow.write(f"{SEVERITY_SIGN[flag.severity]} {flag.short} ({flag.severity.value})", size=8.5, bold=True)
+        flow.write(
+            f"{SEVERITY_SIGN[flag.severity]} {_sentence(flag.short)} ({flag.severity.value})", size=8.5, bold=True
+        )
         flow.write(flag.text, indent=13, after=5)
 
 
@@ -521,24 +524,34 @@ class _Flow:
         self.row(((indent / self.pages.sheet.inner, text),), size, bold, after)
 
     def row(
-        self, cells: Sequence[tuple[float, str]], size: float = 7.0, bold: bool = False, after: float = 1.5
+        self,
+        cells: Sequence[tuple[float, str]],
+        size: float = 7.0,
+        bold: bool = False,
+        after: float = 1.5,
+        strong: bool = False,
     ) -> None:
-        """Texts side by side; each starts at a share of the width and wraps before the next."""
+        """Texts side by side; each starts at a share of the width and wraps before the next.
+
+        ``bold`` is for the whole row, ``strong`` for its second text, the name.
+        """
         sheet = self.pages.sheet
-        font, step = BOLD if bold else FONT, size * 1.3
+        fonts = [BOLD if bold or (strong and i == 1) else FONT for i in range(len(cells))]
+        step = size * 1.3
         starts = [MARGIN + sheet.inner * share for share, _ in cells]
         ends = [*(start - 5 for start in starts[1:]), sheet.width - MARGIN]
         texts = [
-            wrapped(text, font, size, end - start) for (_, text), start, end in zip(cells, starts, ends, strict=True)
+            wrapped(text, font, size, end - start)
+            for (_, text), font, start, end in zip(cells, fonts, starts, ends, strict=True)
         ]
         deepest = max(len(lines) for lines in texts)
         self._room(step * min(deepest, 20))
         for i in range(deepest):
             if self.y > self.pages.bottom:
                 self.y = self.pages.turn(self.title)
-            for start, lines in zip(starts, texts, strict=True):
+            for start, font, lines in zip(starts, fonts, texts, strict=True):
                 if i < len(lines):
-                    sheet.text(start, self.y, lines[i], size, bold=bold)
+                    sheet.text(start, self.y, lines[i], size, bold=font == BOLD)
             self.y += step
         self.y += after
 
@@ -583,6 +596,10 @@ def _quality(pages: _Pages) -> None:
     _stain(flow, result)
 
 
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
 def _at(starts: Sequence[float], values: Sequence[str]) -> list[tuple[float, str]]:
     return list(zip(starts, values, strict=True))
 
@@ -613,14 +630,13 @@ def _method(pages: _Pages, rules: Sequence[FlagRule]) -> None:
         flow.row(((0.0, name), (0.16, value)), 7)
     _error_table(flow, result)
     flow.heading("Legend of flags")
-    starts = (0.0, 0.03, 0.24, 0.62)
+    starts = (0.0, 0.03, 0.25, 0.74)
     flow.row(_at(starts, ("", "flag", "meaning and rule", "source")), 6.5, bold=True)
     flow.rule()
     raised = {flag.code for flag in result.flags}
     for rule in rules:
-        sign = SEVERITY_SIGN[rule.severity]
-        values = (sign, rule.short, f"{rule.long} Rule: {rule.rule}", rule.source)
-        flow.row(_at(starts, values), 6.5, bold=rule.code in raised, after=2)
+        values = (SEVERITY_SIGN[rule.severity], _sentence(rule.short), f"{rule.long} Rule: {rule.rule}", rule.source)
+        flow.row(_at(starts, values), 6.2, strong=rule.code in raised, after=1.5)
     flow.write("Bold: raised on this slide. ▲ critical, ◆ warning, ○ note.", size=6.5)
 
 
