@@ -24,12 +24,13 @@ def drawn_slides(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with one slide of two fields and one single picture, 512 x 384 at 0.25 um/px, drawn by the renderer."""
     import cv2
 
+    from cbctool.synthetic.cells import RED_CELL
     from cbctool.synthetic.render import render_field
 
     folder = tmp_path_factory.mktemp("slides")
     (folder / "two-fields").mkdir()
     for seed, name in enumerate(("two-fields/1.png", "two-fields/2.png", "single.png")):
-        cells = {"erythrocyte": 60, "neutrophil": 4, "lymphocyte": 2, "platelet": 3}
+        cells = {RED_CELL: 60, "neutrophil": 4, "lymphocyte": 2, "platelet": 3}
         rgb, _ = render_field(cells, (384, 512), um_per_px=0.25, seed=seed)
         cv2.imwrite(str(folder / name), rgb[..., ::-1])
     return folder

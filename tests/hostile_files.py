@@ -134,6 +134,31 @@ def good_files() -> dict[str, bytes]:
 
 
 @functools.cache
+def tiny_pictures() -> dict[str, bytes]:
+    """Map a name to a picture of a few hundred bytes, for mutation."""
+    rgb = scene(8, 10)
+    return {
+        "tiny.tif": tiff(rgb, photometric="rgb", metadata=None),
+        "tiny_tiled.tif": tiff(rgb, photometric="rgb", metadata=None, tile=(16, 16), compression="deflate"),
+        "tiny16.tif": tiff(rgb.astype(np.uint16) * 16, photometric="rgb", metadata=None, resolution=(1e5, 1e5, 3)),
+        "tiny.png": encode(rgb, "PNG"),
+        "tiny.bmp": encode(rgb, "BMP"),
+        "tiny.webp": encode(rgb, "WEBP"),
+        "tiny.jpg": encode(rgb, "JPEG", quality=30),
+    }
+
+
+def pyramid(subifds: bool = False, compression: str = "deflate") -> bytes:
+    """Build a small pyramidal TIFF."""
+    rgb, out = scene(64, 96), io.BytesIO()
+    with tifffile.TiffWriter(out) as writer:
+        common = {"tile": (32, 32), "photometric": "rgb", "compression": compression, "metadata": None}
+        writer.write(rgb, subifds=1 if subifds else None, resolution=(40_000, 40_000), resolutionunit=3, **common)
+        writer.write(np.ascontiguousarray(rgb[::2, ::2]), subfiletype=1, **common)
+    return out.getvalue()
+
+
+@functools.cache
 def bad_files() -> dict[str, bytes]:
     """Map a name to a file that must be refused with a sentence."""
     rgb = scene()

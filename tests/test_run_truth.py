@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import cv2
@@ -37,13 +36,6 @@ VOC = """<annotation><filename>elsewhere.jpg</filename>
 <object><name>Platelets</name></object>
 <object><name>parasite</name><bndbox><xmin>1</xmin><ymin>2</ymin><xmax>9</xmax><ymax>9</ymax></bndbox></object>
 </annotation>"""
-
-
-def data() -> Path:
-    folder = Path(os.environ.get("CBCTOOL_DATA", Path(__file__).parents[2] / "shared" / "data"))
-    if not folder.is_dir():
-        pytest.skip(f"no real data at {folder} (CBCTOOL_DATA)")
-    return folder
 
 
 def picture(folder: Path, name: str = "a.png", height: int = 100, width: int = 200) -> Path:
@@ -273,15 +265,15 @@ def test_manual_percentages_state_no_count_unless_said(tmp_path):
 
 
 @pytest.mark.real
-def test_real_annotations_are_all_read():
-    bccd = sorted((data() / "bccd" / "images").iterdir())
-    voc = read_truth(data() / "bccd" / "annotations", bccd)
+def test_real_annotations_are_all_read(data):
+    bccd = sorted((data / "bccd" / "images").iterdir())
+    voc = read_truth(data / "bccd" / "annotations", bccd)
     counts = {k: sum(o.kind is k for f in voc.fields for o in f.objects) for k in voc.kinds}
     assert (len(voc.fields), counts[CellKind.NUCLEATED], counts[CellKind.PLATELET]) == (292, 301, 292)
     assert sorted(f.source for f in voc.faults) == ["BloodImage_00338", "BloodImage_00343"]
-    txl = read_truth(data() / "bccd" / "boxes_txl.csv", bccd)
+    txl = read_truth(data / "bccd" / "boxes_txl.csv", bccd)
     assert (len(txl.fields), sum(len(f.objects) for f in txl.fields)) == (132, 2904)
-    pbc = read_truth(data() / "pbc" / "boxes.csv", sorted((data() / "pbc" / "images").rglob("*.jpg")))
+    pbc = read_truth(data / "pbc" / "boxes.csv", sorted((data / "pbc" / "images").rglob("*.jpg")))
     assert len(pbc.fields) == 500
-    points = read_truth(data() / "all_idb1" / "points.csv", sorted((data() / "all_idb1" / "images").iterdir()))
+    points = read_truth(data / "all_idb1" / "points.csv", sorted((data / "all_idb1" / "images").iterdir()))
     assert sum(o.name == "blast" for f in points.fields for o in f.objects) == 283
