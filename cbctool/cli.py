@@ -361,6 +361,66 @@ def report(
 
 
 @app.command()
+def train(
+    out: Annotated[Path, typer.Option("--out", "-o", help="New folder for weights, model card, log and checkpoint.")],
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder with one sub-folder of single-cell pictures per class (unknown/ sets the abstention), or with "
+            "such folders under train/, val/ and test/. [default: BloodMNIST]"
+        ),
+    ] = None,
+    root: Annotated[
+        Path | None, typer.Option(help="Folder with bloodmnist.npz. [default: medmnist's own, downloaded]")
+    ] = None,
+    um_per_px: UmPerPx = None,
+    already_cropped: Annotated[
+        bool, typer.Option("--already-cropped", help="The pictures are 19 um windows, as BloodMNIST's.")
+    ] = False,
+    recipe: Annotated[str, typer.Option(help="default, or paper for the study's network.")] = "default",
+    init: Annotated[
+        Path | None, typer.Option(help="Weights to fine-tune; a shipped file by name (default, paper).")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the pictures. [default: the recipe's]")] = None,
+    patience: Annotated[
+        int | None, typer.Option(min=0, help="Stop after this many epochs without a better validation loss; 0: never.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the split and of everything random.")] = 0,
+    device: Device = "auto",
+    allow_worse: Annotated[
+        bool, typer.Option("--allow-worse", help="Write weights that are worse than those training started from.")
+    ] = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    json: Json = False,
+    log_file: LogFile = None,
+    debug: Debug = False,
+) -> None:
+    """Train a network on a lab's own cells or on BloodMNIST; run again after a kill, it goes on from the last epoch."""
+    _configure_logging(quiet, verbose, log_file)
+    from cbctool.run import train as room
+    from cbctool.run.validate import to_json
+
+    request = room.TrainRequest(
+        out=out,
+        data=data,
+        root=root,
+        um_per_px=um_per_px,
+        already_cropped=already_cropped,
+        recipe=recipe,
+        init=init,
+        epochs=epochs,
+        patience=patience,
+        seed=seed,
+        device=device,
+        allow_worse=allow_worse,
+    )
+    with room.TrainingBar(hidden=quiet) as bar:
+        report = room.train(request, bar.step, bar.epoch, bar.picture)
+    print(to_json({"weights": str(report.weights), **report.test}) if json else room.summary(report))
+
+
+@app.command()
 def watch(
     inbox: Annotated[
         Path, typer.Argument(help="Folder to watch; each picture and each sub-folder of fields is a slide.")

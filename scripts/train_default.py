@@ -53,7 +53,12 @@ def load_data(folder: Path, cache: Path) -> TrainingData:
             for name in ("train", "val", "test")
         }
         return TrainingData(
-            **parts, source=str(file["source"]), outliers=file["outliers"], licence=str(file["licence"])
+            parts["train"],
+            parts["val"],
+            parts["test"],
+            str(file["source"]),
+            outliers=file["outliers"],
+            licence=str(file["licence"]),
         )
 
 

@@ -59,12 +59,13 @@ def geometry(
     count, height, width = canvases.shape[:3]
     out = np.empty((count, _GRID, _GRID, 3), np.uint8)
     angle = rng.uniform(0, 2 * np.pi, count)
-    scale = window_px / _GRID * np.exp(rng.uniform(-np.log(options.grow), np.log(options.shrink), count))
+    size = np.log([1 / options.grow, options.shrink])
+    scale = window_px / _GRID * np.exp(rng.uniform(size[0], size[1], (count, 1, 1)))
     stretch = np.exp(rng.uniform(-1, 1, (count, 2)) * np.log(options.stretch))
     stretch[:, 0] *= rng.choice([-1.0, 1.0], count)
     shift = rng.uniform(-1, 1, (count, 2)) * options.shift_px * window_px / CROP_PX
     centre = np.array([(width - 1) / 2, (height - 1) / 2])
-    lossy = rng.random(size=count) < options.jpeg
+    lossy = rng.random((count, 1)) < options.jpeg
     for i in range(count):
         c, s = np.cos(angle[i]), np.sin(angle[i])
         matrix = scale[i] * np.array([[c, -s], [s, c]]) * stretch[i]
@@ -76,10 +77,14 @@ def geometry(
             flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
             borderMode=cv2.BORDER_REFLECT_101,
         )
-        if lossy[i]:
-            quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(30, 90))]
-            out[i] = cv2.imdecode(cv2.imencode(".jpg", out[i][..., ::-1], quality)[1], cv2.IMREAD_COLOR)[..., ::-1]
+        if lossy[i, 0]:
+            out[i] = _compress(out[i], int(rng.integers(30, 90)))
     return out
+
+
+def _compress(rgb: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
+    data = cv2.imencode(".jpg", rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+    return np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), np.uint8)[..., ::-1]
 
 
 def light(pictures: Tensor, rng: np.random.Generator, options: AugmentOptions) -> Tensor:

@@ -62,7 +62,7 @@ class Classifier:
             self._batch = int(batch_size)
             if self._batch < 1:
                 raise UsageError(f"A batch of {batch_size} crops is no batch.", "Pass --batch-size 1 or more, or auto.")
-        network = fold_batch_norm(loaded.network).to(self._device, memory_format=torch.channels_last)
+        network = fold_batch_norm(loaded.network).to(memory_format=torch.channels_last).to(self._device)
         self._network = network.half() if self._half else network
         self._graph: _Graph | None = None
 
@@ -184,7 +184,7 @@ def fold_batch_norm(network: nn.Module) -> nn.Module:
     return folded
 
 
-def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+def softmax(logits: NDArray[Any]) -> NDArray[np.float32]:
     """Rows of logits (N, 8) to probabilities that sum to 1."""
     shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
     return (shifted / shifted.sum(axis=1, keepdims=True)).astype(np.float32)

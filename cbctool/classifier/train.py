@@ -154,7 +154,7 @@ def fit(
     network = build(options.architecture, options.arguments)
     if start is not None:
         network.load_state_dict(dict(start))
-    network.to(device, memory_format=torch.channels_last)
+    network.to(memory_format=torch.channels_last).to(device)
     average = copy.deepcopy(network)
     best = copy.deepcopy(network)
     optimizer = _optimizer(network, options)

@@ -255,7 +255,8 @@ def _info_fields(header: Mapping[str, Any]) -> dict[str, Any]:
     values = {name: header[name] for name in wanted if name in header}
     for name in ("confusion", "stain_od"):
         values[name] = tuple(tuple(row) for row in values.get(name, ()))
-    values["unknown_rate"] = tuple(values.get("unknown_rate", ()))
+    for name in ("unknown_rate", "unknown_percentiles"):
+        values[name] = tuple(values.get(name, ()))
     if values.get("unknown_above") is None:
         values["unknown_above"] = math.inf
     return values

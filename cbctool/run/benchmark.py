@@ -31,7 +31,7 @@ CHUNK = 5
 DISTINCT_FIELDS = 12
 """Rendered fields that differ in content; more files are copies of these that differ in a comment."""
 
-SMEAR = {"erythrocyte": 1.0, "platelet": 0.06, "neutrophil": 0.012, "lymphocyte": 0.006, "monocyte": 0.0015}
+SMEAR = {"red cell": 1.0, "platelet": 0.06, "neutrophil": 0.012, "lymphocyte": 0.006, "monocyte": 0.0015}
 """Cells drawn per red cell: some ten times the leukocytes of normal blood, since fields are chosen for them."""
 
 RED_CELLS_PER_UM2 = 0.0065

@@ -51,7 +51,8 @@ def prepare_pbc(folder: Path, bloodmnist: Path, seed: int = 0) -> TrainingData:
         parts[split] = Pictures(normalise_crops(crops), labels, float(CROP_PX))
     return TrainingData(
         train=train,
-        **parts,
+        val=parts["val"],
+        test=parts["test"],
         source="PBC frames (Acevedo et al. 2020), the train split of rebuilt BloodMNIST",
         outliers=pbc_outliers(folder, "train", 3000, seed),
         licence="CC BY 4.0",

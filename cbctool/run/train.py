@@ -112,11 +112,11 @@ class TrainingData:
         """Hash of all pixels and labels, in order."""
         digest = hashlib.sha256()
         for part in (self.train, self.val, self.test):
-            digest.update(np.ascontiguousarray(part.pictures))
-            digest.update(np.ascontiguousarray(part.labels))
+            digest.update(part.pictures.tobytes())
+            digest.update(part.labels.tobytes())
         for extra in (self.outliers, self.unknown):
             if extra is not None:
-                digest.update(np.ascontiguousarray(extra))
+                digest.update(extra.tobytes())
         return digest.hexdigest()
 
 
@@ -258,6 +258,7 @@ def calibrate(trained: Trained, data: TrainingData, options: TrainOptions, name:
         abstain_below=abstain_below,
         unknown_above=unknown_above,
         confusion=(),
+        unknown_percentiles=tuple(np.percentile(unlike, [1, 50, 99]).tolist()) if math.isfinite(unknown_above) else (),
         stain_od=tuple(tuple(float(v) for v in row) for row in percentiles),
     )
 
@@ -348,7 +349,8 @@ def prepare_bloodmnist(
     for split in SPLITS:
         crops, labels = read_npz_split(path, split)
         parts[split] = Pictures(normalise_crops(crops, on_picture) if normalise else crops, labels, float(CROP_PX))
-    return TrainingData(**parts, source="BloodMNIST (28 x 28), train split", licence="CC BY 4.0")
+    source = "BloodMNIST (28 x 28), train split"
+    return TrainingData(parts["train"], parts["val"], parts["test"], source, licence="CC BY 4.0")
 
 
 def bloodmnist_file(root: Path | None) -> Path:
@@ -387,8 +389,8 @@ def prepare_folder(
     if has_splits(folder):
         read = {s: read_class_folder(folder / s, um_per_px, already_cropped, progress=on_picture) for s in SPLITS}
         check_leaks({split: (part.crops, list(part.names)) for split, part in read.items()})
-        for split, part in read.items():
-            parts[split] = Pictures(part.crops, part.labels, float(CROP_PX))
+        for name, part in read.items():
+            parts[name] = Pictures(part.crops, part.labels, float(CROP_PX))
             unknown = np.concatenate([unknown, part.unknown])
         check_classes(parts["train"].labels)
     else:
@@ -397,7 +399,7 @@ def prepare_folder(
         split = split_by_hash(everything.labels, everything.hashes, everything.names, seed)
         parts = {s: Pictures(everything.crops[i], everything.labels[i], float(CROP_PX)) for s, i in split.items()}
         unknown = everything.unknown
-    return TrainingData(**parts, source=f"pictures in {folder.name}", unknown=unknown)
+    return TrainingData(parts["train"], parts["val"], parts["test"], f"pictures in {folder.name}", unknown=unknown)
 
 
 @contextmanager
@@ -418,3 +420,65 @@ def _log(folder: Path, options: TrainOptions) -> Iterator[Callable[[Epoch], None
         yield write
     finally:
         writer.close()
+
+
+class TrainingBar:
+    """Progress on stderr: pictures while they are read, then the steps of each epoch with loss and accuracy."""
+
+    def __init__(self, hidden: bool) -> None:
+        self._hidden = hidden
+        self._bar: Any = None
+
+    def __enter__(self) -> TrainingBar:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._close()
+
+    def picture(self, done: int, total: int) -> None:
+        """One more picture is read."""
+        self._show("reading", "picture", done, total)
+
+    def step(self, step: Step) -> None:
+        """One more batch is learnt."""
+        self._show(f"epoch {step.epoch}/{step.epochs}", "step", step.step, step.steps)
+        self._bar.set_postfix(loss=f"{step.loss:.3f}", accuracy=f"{step.accuracy:.3f}", refresh=False)
+
+    def epoch(self, epoch: Epoch) -> None:
+        """An epoch is over: its validation figures stay on the screen."""
+        self._bar.set_postfix_str(
+            f"loss={epoch.loss:.3f}, accuracy={epoch.accuracy:.3f}, val loss={epoch.val_loss:.3f}, "
+            f"val accuracy={epoch.val_accuracy:.3f}"
+        )
+        self._close()
+
+    def _show(self, what: str, unit: str, done: int, total: int) -> None:
+        from tqdm import tqdm
+
+        if self._bar is None or done == 1:
+            self._close()
+            self._bar = tqdm(total=total, desc=what, unit=unit, disable=self._hidden or None)
+        self._bar.update(done - self._bar.n)
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+def summary(report: TrainReport) -> str:
+    """What a person wants to know at the end, in a few lines."""
+    test = report.test
+    rows = [
+        f"  {name.replace('_', ' '):22}{row['recall']:6.1%} of {row['n']}" for name, row in test["per_class"].items()
+    ]
+    return "\n".join(
+        [
+            f"{report.weights}  (sha256 {report.info.sha256[:12]}...)",
+            f"On {test['n']} held-out cells: accuracy {test['accuracy']:.2%}, macro F1 {test['macro_f1']:.3f}; "
+            f"{test['coverage']:.1%} get a call, {test['selective_accuracy']:.2%} of them right.",
+            *rows,
+            f"Card and pictures: {report.files[2]}",
+            "Local weights, not validated by the project: analyze --weights " + str(report.weights),
+        ]
+    )
