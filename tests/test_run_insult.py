@@ -1,0 +1,61 @@
+"""Digital insults do what they say to a picture, and nothing else."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from cbctool.errors import UsageError
+from cbctool.run.insult import EXTREMES, InsultKind, apply_insult, parse_insult
+
+GREY = np.full((40, 60, 3), 200, np.uint8)
+
+
+def test_fields_take_the_extremes_in_turn():
+    insult = parse_insult("gamma")
+    assert [insult.setting(i) for i in range(3)] == [(0.8,), (1.25,), (0.8,)]
+    assert parse_insult("gains:0.7,1,1.3").settings == ((0.7, 1.0, 1.3),)
+
+
+@pytest.mark.parametrize("text", ["sepia", "gains:1", "gamma:dark", "resize:0", "blur:"])
+def test_insults_that_are_none_are_refused(text):
+    with pytest.raises(UsageError, match="--insult"):
+        parse_insult(text)
+
+
+def test_gains_multiply_channels_and_clip():
+    assert apply_insult(GREY, InsultKind.GAINS, (0.7, 1.0, 1.3))[0, 0].tolist() == [140, 200, 255]
+
+
+def test_gamma_keeps_black_and_white():
+    ramp = np.tile(np.arange(256, dtype=np.uint8)[None, :, None], (2, 1, 3))
+    dark = apply_insult(ramp, InsultKind.GAMMA, (1.25,))
+    assert (dark[0, 0, 0], dark[0, 255, 0]) == (0, 255)
+    assert dark[0, 128, 0] == round(255 * (128 / 255) ** 1.25)
+
+
+@pytest.mark.parametrize(("factor", "shape"), [(0.5, (20, 30, 3)), (2.0, (80, 120, 3))])
+def test_resize_keeps_an_even_grey(factor, shape):
+    resized = apply_insult(GREY, InsultKind.RESIZE, (factor,))
+    assert resized.shape == shape
+    assert (resized == 200).all()
+
+
+def test_blur_is_in_pixels_of_the_working_scale():
+    edge = np.zeros((21, 101, 3), np.uint8)
+    edge[:, 50:] = 255
+    narrow, wide = (apply_insult(edge, InsultKind.BLUR, (1.0,), working_px=px)[10, :, 0] for px in (1.0, 4.0))
+    # Between 16 % and 84 % an edge blurred by sigma is two sigma wide.
+    widths = [int(((row > 0.16 * 255) & (row < 0.84 * 255)).sum()) for row in (narrow, wide)]
+    assert widths == [2, 8]
+
+
+@pytest.mark.parametrize("kind", list(InsultKind))
+def test_insults_leave_the_picture_that_they_got_alone(kind):
+    rng = np.random.default_rng(1)
+    picture = rng.integers(0, 256, (32, 48, 3), dtype=np.uint8)
+    before = picture.copy()
+    hurt = apply_insult(picture, kind, EXTREMES[kind][0], 1.0)
+    assert hurt.dtype == np.uint8
+    assert (picture == before).all()
+    assert hurt.shape != picture.shape or (hurt != picture).any()
