@@ -8,7 +8,8 @@ What the network says comes on top: which normal class it would be, and whether 
 
 The evidence of a slide is the log likelihood ratio between the best mixture of blasts and normal cells and one that
 holds no more blast-like cells than normal blood does. It works for a single cell (which must then be unmistakable) as
-for a thousand, where a small share of odd-looking normal cells is expected and says nothing.
+for a thousand, where a small share of odd-looking normal cells is expected and says nothing. Beside it stands a plain
+count: at least two blast-like cells, and more than that small share of normal cells would give at 95 %.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import special
 
+from cbctool.hematology.intervals import poisson_limit
 from cbctool.hematology.normal_cells import NORMAL_CELLS
 from cbctool.records import (
     CLASSES,
@@ -264,7 +266,8 @@ def find_blasts(
     counted = [o.prediction for o in observations if _counts(o) and o.prediction is not None]
     neutrophils = sum(p.cell_class is CellClass.NEUTROPHIL for p in counted)
     total = slide_evidence(evidence, options.normal_share)
-    flagged = bool(reasons) and total >= options.slide_evidence
+    limit = poisson_limit(options.normal_share * len(counted))
+    flagged = bool(reasons) and (total >= options.slide_evidence or len(reasons) > max(limit, 1))
     predominance = flagged and len(reasons) >= max(neutrophils, options.predominance_share * len(counted))
     text = f"{len(reasons)} of {len(counted)} nucleated cells look like blasts, beside {neutrophils} neutrophils"
     if reasons:

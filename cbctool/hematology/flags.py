@@ -135,7 +135,8 @@ def _blast_like_predominance(evidence: Evidence) -> Finding | None:
     "blast-like cells",
     "Cells that look like blasts, each with its reasons in the gallery. Not a blast count: a person must name them.",
     "Some share of blasts explains the slide's nuclei better than normal cells do, by a log likelihood ratio that at "
-    "most 1 % of healthy slides of this size reach. It does not wait for an adequate count.",
+    "most 1 % of healthy slides reach; or at least two cells are blast-like, and more than normal cells give at 95 % "
+    "on a slide of this size. It does not wait for an adequate count.",
     "ISLH 2005 consensus: review any smear with one blast or more; " + _BLAST_SOURCE,
 )
 def _blast_like_cells(evidence: Evidence) -> Finding | None:
@@ -281,24 +282,24 @@ def _many_unclassified(evidence: Evidence) -> Finding | None:
     "unclassified_decisive",
     Severity.NOTE,
     "unclassified cells could change the differential",
-    "Whether these classes lie inside their reference intervals depends on what the unclassified cells are.",
-    "A class that is inside its reference interval would lie outside, its own interval too, with all unclassified "
-    "cells in it or none of them.",
+    "Whether the main classes lie inside their reference intervals depends on what the unclassified cells are.",
+    "Neutrophils or lymphocytes inside their reference interval would lie outside, their own interval too, with all "
+    "unclassified cells among them or none. (A handful lifts any rare class: that would be said of every slide.)",
     "Bounds of a proportion under any placing of the missing calls",
 )
 def _unclassified_decisive(evidence: Evidence) -> Finding | None:
     if evidence.differential.adequacy is Adequacy.NONE:
         return None
     decided = [
-        f"{cell_name(row.cell_class)} {' and '.join(sides)}"
-        for row in evidence.differential.rows
+        f"{cell_name(row.cell_class)}s {' or '.join(sides)}"
+        for row in map(evidence.row, (CellClass.NEUTROPHIL, CellClass.LYMPHOCYTE))
         if not row.outside and (sides := _reachable(row, evidence.differential))
     ]
     if not decided:
         return None
     n = evidence.differential.unclassified
     return Finding(
-        f"Depending on what the {n} unclassified cells are: {', '.join(decided)} of its reference interval.",
+        f"Depending on what the {n} unclassified cells are: {', '.join(decided)} the reference interval.",
         _cells_with_status(evidence, CellStatus.UNCLASSIFIED),
     )
 
@@ -432,7 +433,7 @@ for (_counted, _side), _name in _ABSOLUTE_NAMES.items():
         "Share times the analyser's WBC (corrected for nucleated red cells where due) and its exact 95 % interval both "
         "outside the profile's absolute interval.",
         "Absolute reference intervals of the profile (defaults: see docs/profile.example.toml)",
-    )(_absolute_rule(_class, _side))
+    )(_absolute_rule(_counted, _side))
 
 
 @_rule(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy import special, stats
+from scipy import special
 
 from cbctool.records import CLASSES, LEUKOCYTES
 
@@ -130,6 +131,15 @@ def _errors_elsewhere(confusion: NDArray[Any], allowance: ErrorAllowance) -> tup
     return np.minimum(missed + allowance.recall_loss, 0.95), goes_to
 
 
+def poisson_limit(expected: float, confidence: float = 0.95) -> int:
+    """The smallest count that a Poisson variable of this mean exceeds in at most ``1 - confidence`` of cases."""
+    if expected <= 0:
+        return 0
+    # scipy.special, not scipy.stats: the latter takes a second to import
+    count = max(math.ceil(special.pdtrik(confidence, expected)), 0)
+    return count - 1 if count and special.pdtr(count - 1, expected) >= confidence else count
+
+
 def false_positive_limit(
     cells: ArrayLike, false_calls: ArrayLike, held_out: ArrayLike, confidence: float = 0.95
 ) -> int:
@@ -162,4 +172,4 @@ def false_positive_limit(
     if mean <= 0:
         return 0
     upper = float(special.gammaincinv(mean**2 / variance, confidence)) * variance / mean
-    return int(stats.poisson.ppf(confidence, max(upper, mean)))
+    return poisson_limit(max(upper, mean), confidence)

@@ -179,13 +179,14 @@ class Profile(_Section):
     flags: FlagThresholds = FlagThresholds()
     reference: tuple[ReferenceBand, ...] = (ADULT,)
 
-    @model_validator(mode="after")
-    def _bands_apart(self) -> Self:
-        bands = sorted(self.reference, key=lambda band: band.age_from_years)
+    @field_validator("reference")
+    @classmethod
+    def _bands_apart(cls, value: tuple[ReferenceBand, ...]) -> tuple[ReferenceBand, ...]:
+        bands = sorted(value, key=lambda band: band.age_from_years)
         for younger, older in pairwise(bands):
             if younger.age_to_years is None or younger.age_to_years > older.age_from_years:
-                raise ValueError(f"reference: two age bands hold at {older.age_from_years:g} years")
-        return self
+                raise ValueError(f"two age bands hold at {older.age_from_years:g} years")
+        return value
 
     def band(self, age_years: float | None) -> ReferenceBand | None:
         """Reference band for an age; without an age the adult one is taken. None where no band covers the age."""
@@ -262,7 +263,8 @@ def _lines_of_keys(text: str) -> dict[tuple[str | int, ...], int]:
     for number, line in enumerate(text.splitlines(), start=1):
         if header := _HEADER.match(line):
             table = tuple(_numbered(header[2], arrays, opens=header[1] == "[["))
-            lines.setdefault(table, number)
+            for depth in range(1, len(table) + 1):
+                lines.setdefault(table[:depth], number)
         elif key := _KEY.match(line):
             path = (*table, *_parts(key[1]))
             for depth in range(len(table) + 1, len(path) + 1):
