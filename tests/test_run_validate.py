@@ -74,7 +74,7 @@ def test_drawn_leukocytes_are_found_and_the_field_without_truth_is_counted(smear
     assert {p.name for p in written} >= {"validation.json", "fields.csv", "mistakes.csv", "validation.pdf"}
     told = json.loads((tmp_path / "out" / "validation.json").read_text(encoding="utf-8"))
     assert told["kinds"]["nucleated"]["centre"]["recall"] == 1.0
-    rows = list(csv.DictReader((tmp_path / "out" / "fields.csv").open(newline="")))
+    rows = list(csv.DictReader((tmp_path / "out" / "fields.csv").read_text(encoding="utf-8").splitlines()))
     assert {(r["field"], r["kind"]) for r in rows} >= {("a.png", "nucleated"), ("b.png", "erythrocyte")}
     text = PdfReader(tmp_path / "out" / "validation.pdf").pages[0].extract_text()
     assert "nucleated, by centre" in text
