@@ -166,8 +166,11 @@ def method_facts(result: SlideResult) -> list[tuple[str, str]]:
         ("Weights sha256", weights.sha256),
         ("Trained on", weights.trained_on),
         ("Validated", "in the project's registry" if weights.validated else "local, not validated by the project"),
-        ("Held-out figures", ", ".join(f"{k} {v:.3g}" for k, v in weights.metrics.items()) or "–"),
-        ("Abstains", f"below probability {weights.abstain_below:g}, or unknown-score above {weights.unknown_above:g}"),
+        ("Held-out figures", ", ".join(f"{k} {v:.4g}" for k, v in weights.metrics.items()) or "–"),
+        (
+            "Abstains",
+            f"below probability {weights.abstain_below:.3g}, or unknown-score above {weights.unknown_above:.3g}",
+        ),
         ("Result", result.identity + (f", supersedes {result.supersedes}" if result.supersedes else "")),
         ("Options", ", ".join(options) + "; the laboratory's profile is in result.json"),
     ]

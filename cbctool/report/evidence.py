@@ -79,6 +79,8 @@ def _note(observation: Observation) -> str:
     prediction = observation.prediction
     if observation.called is not None:
         return f"was {MARKS[observation.called].code}"
+    if prediction is not None and prediction.blast_like:
+        return "blast-like"
     if prediction is None or prediction.cell_class is None or not prediction.probabilities:
         return ""
     if mark_key(observation) in ("unclassified", "excluded"):
@@ -142,26 +144,27 @@ def gallery_groups(result: SlideResult, most: int) -> list[Group]:
     return groups
 
 
-REASONS = 24
-"""Cells whose reasons are spelt out below their gallery."""
+REASONS = 12
+"""Lines of reasons below a gallery; every cell's own are in ``cells.csv``."""
 
 
 def doubts(group: Group) -> list[str]:
-    """Why the cells of a group are not counted, those alike together; blast-like cells with all their reasons."""
-    if group.key not in ("unclassified", "excluded"):
-        return []
+    """Why cells are blast-like, unclassified or not counted: a line per reason with the cells' numbers."""
     lines: dict[str, list[str]] = defaultdict(list)
     for shown in group.cells:
         prediction = shown.observation.prediction
-        if prediction is not None:
-            reasons = prediction.blast_reasons if prediction.blast_like else (prediction.reason,)
-            label = "blast-like: " if prediction.blast_like else ""
-            lines[label + ", ".join(filter(None, reasons))].append(shown.number)
-    return [
-        f"{', '.join(numbers[:12])}{' …' if len(numbers) > 12 else ''}: {reason}"
-        for reason, numbers in list(lines.items())[:REASONS]
-        if reason
+        if prediction is None:
+            continue
+        if prediction.blast_like:
+            lines["blast-like: " + ", ".join(prediction.blast_reasons)].append(shown.number)
+        elif group.key in ("unclassified", "excluded") and prediction.reason:
+            lines[prediction.reason].append(shown.number)
+    told = [
+        f"{', '.join(numbers[:12])}{' …' if len(numbers) > 12 else ''}: {reason}" for reason, numbers in lines.items()
     ]
+    if len(told) > REASONS:
+        told[REASONS:] = [f"and {len(told) - REASONS} more reasons, in cells.csv"]
+    return told
 
 
 def _doubt(shown: Shown) -> tuple[bool, bool, float]:

@@ -630,14 +630,22 @@ def _method(pages: _Pages, rules: Sequence[FlagRule]) -> None:
         flow.row(((0.0, name), (0.16, value)), 7)
     _error_table(flow, result)
     flow.heading("Legend of flags")
-    starts = (0.0, 0.03, 0.25, 0.74)
-    flow.row(_at(starts, ("", "flag", "meaning and rule", "source")), 6.5, bold=True)
-    flow.rule()
+    starts = (0.0, 0.03, 0.25, 0.76)
     raised = {flag.code for flag in result.flags}
-    for rule in rules:
+    fired = [rule for rule in rules if rule.code in raised]
+    if fired:
+        flow.row(_at(starts, ("", "raised", "meaning and rule", "source")), 6.5, bold=True)
+        flow.rule()
+    for rule in fired:
         values = (SEVERITY_SIGN[rule.severity], _sentence(rule.short), f"{rule.long} Rule: {rule.rule}", rule.source)
-        flow.row(_at(starts, values), 6.2, strong=rule.code in raised, after=1.5)
-    flow.write("Bold: raised on this slide. ▲ critical, ◆ warning, ○ note.", size=6.5)
+        flow.row(_at(starts, values), 6.2, strong=True)
+    flow.y += 6
+    flow.row(_at(starts[:3], ("", "not raised", "rule")), 6.5, bold=True)
+    flow.rule()
+    for rule in rules:
+        if rule.code not in raised:
+            flow.row(_at(starts[:3], (SEVERITY_SIGN[rule.severity], _sentence(rule.short), rule.rule)), 6, after=0.5)
+    flow.write("▲ critical, ◆ warning, ○ note.", size=6.5)
 
 
 def _error_table(flow: _Flow, result: SlideResult) -> None:
