@@ -256,15 +256,9 @@ def _cmyk_to_rgb(image: Image.Image, icc: bytes, warnings: list[str]) -> NDArray
 def _read_tiff(data: bytes, shown: str, options: ReadOptions, warnings: list[str]) -> tuple[NDArray[Any], float | None]:
     with tifffile.TiffFile(io.BytesIO(data)) as tif:
         page = tif.pages.first
-        series = tif.series[0] if tif.series else None
+        # tif.series parses every page of the chain, which a crafted file of 1 kB makes endless; len only follows it.
         pages, pages_read = len(tif.pages), 1
-        planes = (
-            series is not None
-            and page.samplesperpixel == 1
-            and series.axes == "CYX"
-            and series.shape[0] == 3
-            and pages >= 3
-        )
+        planes = pages >= 3 and page.samplesperpixel == 1 and _pages_are_channels(str(page.description or ""))
         wanted = [tif.pages.get(i, aspage=True) for i in range(3)] if planes else [page]
         for one in wanted:
             _check_tiff_page(one, shown, len(data), options)
@@ -277,6 +271,14 @@ def _read_tiff(data: bytes, shown: str, options: ReadOptions, warnings: list[str
             warnings.append(f"{which} of {pages} was read; the others were not")
         um_per_px = tiff_um_per_px(tif, page)
         return _tiff_rgb(page, pixels, planes, shown, warnings), um_per_px
+
+
+def _pages_are_channels(text: str) -> bool:
+    """Tell whether OME-XML or ImageJ's text says that three pages are red, green and blue of one flat picture."""
+    sizes = dict(re.findall(r'\bSize([CZT])\s*=\s*["\'](\d{1,9})["\']', text))
+    if sizes:
+        return (sizes.get("C"), sizes.get("Z", "1"), sizes.get("T", "1")) == ("3", "1", "1")
+    return text.startswith("ImageJ=") and {"channels=3", "images=3"} <= set(text.split())
 
 
 def _check_tiff_page(page: Any, shown: str, size: int, options: ReadOptions) -> None:
