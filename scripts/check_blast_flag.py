@@ -32,7 +32,7 @@ from cbctool.hematology.intervals import clopper_pearson
 from cbctool.hematology.profile import Profile
 from cbctool.imaging.field import analyse_field
 from cbctool.imaging.read import read_field
-from cbctool.records import CLASSES, CellKind, FieldSummary, Observation, Scores, Slide, WeightsInfo
+from cbctool.records import CLASSES, CellKind, FieldSummary, Observation, Scale, ScaleSource, Scores, Slide, WeightsInfo
 
 DATA = Path(os.environ.get("CBCTOOL_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 MATCH_UM = 5.0  # between a cell's centre and its point
@@ -71,11 +71,13 @@ class Analysed:
         return bool(FLAGS & self.codes)
 
 
-def analyse(paths: list[Path], classifier: Any, options: BlastOptions) -> Iterator[Analysed]:
+def analyse(
+    paths: list[Path], classifier: Any, options: BlastOptions, slide_scale: Scale | None = None
+) -> Iterator[Analysed]:
     """Each field through reading, imaging, network, calls and interpretation."""
     for path in paths:
         try:
-            result = analyse_field(read_field(path, path.stem, path.name))
+            result = analyse_field(read_field(path, path.stem, path.name), slide_scale=slide_scale)
         except CbctoolError as error:
             print(f"{path.name}: {error}")
             continue
@@ -191,7 +193,9 @@ def main() -> None:
     blasts, normal = labelled_evidence(fields, folder)
     finite = [max(e, -50.0) for e in blasts], [max(e, -50.0) for e in normal]
 
-    bccd = list(analyse(sorted((DATA / "bccd" / "images").glob("*.jpg")), classifier, options))
+    # Fields with too few single red cells borrow the scale of the others: 7.5 um over the 103 px of BCCD's boxes.
+    borrowed = Scale(7.5 / 103, ScaleSource.SLIDE)
+    bccd = list(analyse(sorted((DATA / "bccd" / "images").glob("*.jpg")), classifier, options, borrowed))
     pooled = interpret(
         Slide("bccd", DATA, ()),
         [f.summary for f in bccd],
