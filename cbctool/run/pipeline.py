@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cbctool import __version__
-from cbctool.errors import CalibrationError, CbctoolError, OutputError
+from cbctool.errors import CalibrationError, CbctoolError, OutputError, WeightsError
 from cbctool.records import Failure, FieldResult, Scale, ScaleSource, Scores, Slide
 from cbctool.run import manifest
 from cbctool.run.discover import field_name, folder_name
@@ -198,8 +198,17 @@ class Analyser:
 
     @property
     def classifier(self) -> Classifier:
-        """The network, once it is loaded."""
-        return self._classifier.result()
+        """The network, once it is loaded.
+
+        Raises
+        ------
+        WeightsError
+            If the file was replaced between the look at its header and the loading.
+        """
+        classifier = self._classifier.result()
+        if classifier.info.sha256 != self.weights.sha256:
+            raise WeightsError("The weights file was replaced while the run began.", "Run the same command again.")
+        return classifier
 
     def run(self, slides: Iterable[Slide]) -> Iterator[Outcome]:
         """Analyse slides; outcomes come as they are reached, slides not always in order.

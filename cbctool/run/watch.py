@@ -141,7 +141,13 @@ class _Watcher:
                 self.due[entry.slide] = time.monotonic()
 
     def turn(self) -> None:
-        """One look, and all the work that it brings."""
+        """One look, and all the work that it brings; an output folder that fails is waited for."""
+        try:
+            self._turn()
+        except OutputError as error:  # the journal is locked or the disk is full: nothing is lost, try again later
+            self._pause(str(error))
+
+    def _turn(self) -> None:
         now = time.monotonic()
         for settled in self.inbox.scan(now):
             self._queue(settled)
@@ -288,7 +294,8 @@ class _Watcher:
     def beat(self, state: str) -> None:
         """Write ``heartbeat.json``: time, state, counts. A heartbeat that cannot be written is only logged."""
         self.last_beat = time.monotonic()
-        self.counts = self.journal.counts()
+        with suppress(OutputError):
+            self.counts = self.journal.counts()
         beat = {
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
             "state": state,
