@@ -162,7 +162,8 @@ def test_dice_of_whole_cell_and_nucleus(tmp_path):
     path.write_bytes(cv2.imencode(".png", mask)[1].tobytes())
     cells, nuclei = np.zeros((4, 6), bool), np.zeros((4, 6), bool)
     cells[:, :3], nuclei[:, :1] = True, True
-    findings = Findings(PATH, "a.png", 4, 6, um_per_px=1.0, cell_mask=cells, nucleus_mask=nuclei)
+    packed = [np.packbits(mask, axis=1) for mask in (cells, nuclei)]
+    findings = Findings(PATH, "a.png", 4, 6, um_per_px=1.0, cell_mask=packed[0], nucleus_mask=packed[1])
     dice = judge([findings], truth(form=TruthFormat.MASKS, mask=path)).figures["dice"]
     assert dice["cell"]["pooled"] == pytest.approx(2 * 12 / (16 + 12))
     assert dice["nucleus"]["median_field"] == pytest.approx(2 * 4 / (8 + 4))
@@ -171,7 +172,7 @@ def test_dice_of_whole_cell_and_nucleus(tmp_path):
 def test_mask_of_labels_has_no_nuclei(tmp_path):
     path = tmp_path / "m.png"
     path.write_bytes(cv2.imencode(".png", np.array([[0, 1], [2, 2]], np.uint8))[1].tobytes())
-    empty = np.zeros((2, 2), bool)
+    empty = np.packbits(np.zeros((2, 2), bool), axis=1)
     findings = Findings(PATH, "a.png", 2, 2, um_per_px=1.0, cell_mask=empty, nucleus_mask=empty)
     dice = judge([findings], truth(form=TruthFormat.MASKS, mask=path)).figures["dice"]
     assert dice == {"cell": {"pooled": 0.0, "median_field": 0.0, "mean_field": 0.0, "fields": 1}}

@@ -58,8 +58,9 @@ class Findings:
         As in :class:`~cbctool.records.FieldResult`.
     fit, reason : bool, str
         Whether the field's quality allows a count.
-    cell_mask, nucleus_mask : (height_px, width_px) bool arrays or None
-        Nucleated cells and their nuclei, where masks are to be compared.
+    cell_mask, nucleus_mask : (height_px, width_px / 8) uint8 arrays or None
+        Nucleated cells and nuclei, rows packed with ``numpy.packbits``, where masks are to be compared: all fields
+        of a data set are held at once.
     insult : str
     seconds : float
     error, advice : str
@@ -299,17 +300,17 @@ def _insulted(picture: Field, task: _Task) -> tuple[Field, str]:
 
 
 def _masks(rgb: NDArray[Any], um_per_px: float, options: ImagingOptions) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Masks of nucleated cells and of their nuclei at the size of the picture: segmentation again, kept this time."""
+    """Packed masks of nucleated cells and nuclei at the size of the picture: segmentation again, kept this time."""
     normalised = calibrate.normalise(rgb)
     found: Segmentation = segment(normalised.rgb, um_per_px, options.segment, normalised.surround)
     nucleated = np.array([False, *(kind is CellKind.NUCLEATED for kind in found.kinds)])
     cells = nucleated[found.cell_labels]
-    return _enlarged(cells, rgb.shape), _enlarged(found.nuclei & cells, rgb.shape)
+    return _enlarged_and_packed(cells, rgb.shape), _enlarged_and_packed(found.nuclei & cells, rgb.shape)
 
 
-def _enlarged(mask: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+def _enlarged_and_packed(mask: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
     grown = cv2.resize(mask.astype(np.float32), (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR)
-    return np.asarray(grown >= 0.5)
+    return np.packbits(grown >= 0.5, axis=1)
 
 
 def _group(f: Findings) -> Path:

@@ -358,7 +358,8 @@ def _judge_mask(found: Findings, annotated: FieldTruth, tally: _Tally) -> None:
     pairs = [("cell", cells, found.cell_mask)]
     if nuclei is not None:
         pairs.append(("nucleus", nuclei, found.nucleus_mask))
-    for part, wanted, got in pairs:
+    for part, wanted, packed in pairs:
+        got = np.unpackbits(packed, axis=1, count=found.width_px).astype(bool)
         counts = (int((wanted & got).sum()), int(wanted.sum()), int(got.sum()))
         tally.dice.setdefault(part, []).append(counts)
 
