@@ -1,10 +1,10 @@
 """Feed a watched inbox in bursts, with faults, and account for everything: python scripts/soak.py [--slides 2000].
 
-Runs a real `cbctool watch` on this machine alone, in a temporary folder, and stops by itself. Faults, spread over the run:
-truncated pictures, pictures that change after they were done, the inbox renamed away and back, workers killed, the watcher
-killed and started again. At the end every slide must be done exactly once in its last version, every broken one failed,
-and memory and open files of the watcher must be flat: their medians over the last and the second quarter of the run are
-compared (the first quarter warms up).
+Runs a real `cbctool watch` on this machine alone, in a temporary folder, and stops by itself. Faults, over the run:
+truncated pictures, pictures that change after they were done, the inbox renamed away and back, workers killed, the
+watcher killed and started again. At the end every slide must be done exactly once in its last version, every broken one
+failed, and memory and open files of the watcher must be flat: their medians over the last and the second quarter of the
+run are compared (the first quarter warms up).
 """
 
 from __future__ import annotations
