@@ -21,12 +21,12 @@ WHEN = datetime(2026, 3, 2, 10, tzinfo=UTC)
 STYLE = report.ReportStyle(outputs=frozenset({"hl7", "fhir", "html"}))
 
 
-def made(tmp_path: Path, **more: int) -> tuple[Path, SlideResult]:
+def made(tmp_path: Path, lymphocytes: int = 50) -> tuple[Path, SlideResult]:
     """A slide's report as ``analyze`` leaves it: interpreted by haematology, with manifest and summary."""
     from dataclasses import replace
 
-    counts = {"neutrophil": 60, "lymphocyte": 50, "immature_granulocyte": 1, "platelet": 5}
-    result = slide_result(counts, red_cells=30, unclassified=2, cut_by_edge=1, artefacts=1, **more)
+    counts = {"neutrophil": 60, "lymphocyte": lymphocytes, "immature_granulocyte": 1, "platelet": 5}
+    result = slide_result(counts, red_cells=30, unclassified=2, cut_by_edge=1, artefacts=1)
     found = hematology.interpret(result.slide, result.fields, result.observations, result.weights, Profile())
     result = replace(
         result, observations=found.observations, differential=found.differential, flags=found.flags, options={}
@@ -119,6 +119,13 @@ def test_confirmed_calls_have_sampling_error_alone(tmp_path: Path) -> None:
     assert all((row.total_low, row.total_high) == (row.ci_low, row.ci_high) for row in after.differential.rows)
     assert after.weights == report.read_slide(folder).weights == before.weights
     assert confirmed_weights(before.weights).confusion[0][1] == 0
+
+
+def test_no_flag_speaks_of_the_classifiers_error_any_more(tmp_path: Path) -> None:
+    folder, before = made(tmp_path, lymphocytes=80)
+    assert any("classifier's own error" in flag.text for flag in before.flags)
+    after = review_slide(folder, None, "A", reviewed_at=WHEN)
+    assert not any("classifier's own error" in flag.text for flag in after.flags)
 
 
 def test_a_confirmed_rare_cell_is_no_longer_a_possible_one(tmp_path: Path) -> None:

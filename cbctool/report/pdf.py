@@ -222,7 +222,9 @@ def _counted(sheet: Sheet, result: SlideResult, y: float) -> float:
     return y + 38
 
 
-FLAGS_ON_PAGE_1, FLAG_LINES = 7, 3
+FLAGS_ON_PAGE_1 = 7
+FLAG_LINES = 14
+"""Lines that the flags may take on page 1, so that the cells that raised them have room too."""
 
 FLAG_TEXT = 190.0
 """Where the sentence of a flag starts, points from the margin."""
@@ -235,6 +237,7 @@ def _flags(sheet: Sheet, result: SlideResult, y: float) -> float:
         sheet.text(MARGIN + 40, y, "None was raised.", 8.5)
         return y + 16
     y += 13
+    most = _lines_per_flag(sheet, flags)
     for flag in flags[:FLAGS_ON_PAGE_1]:
         sheet.text(MARGIN, y, SEVERITY_SIGN[flag.severity], 9, bold=True)
         sheet.text(MARGIN + 13, y, flag.severity.value, 7, colour=GREY)
@@ -242,14 +245,19 @@ def _flags(sheet: Sheet, result: SlideResult, y: float) -> float:
         lines = _flag_lines(sheet, flag)
         for i, line in enumerate(title):
             sheet.text(MARGIN + 50, y + i * 10, line, 8, bold=True)
-        for i, line in enumerate(lines[:FLAG_LINES]):
-            more = " …" if i == FLAG_LINES - 1 and len(lines) > FLAG_LINES else ""
+        for i, line in enumerate(lines[:most]):
+            more = " …" if i == most - 1 and len(lines) > most else ""
             sheet.text(MARGIN + FLAG_TEXT, y + i * 10, line + more, 8)
-        y += 10 * max(len(title), min(len(lines), FLAG_LINES)) + 2.5
+        y += 10 * max(len(title), min(len(lines), most)) + 2.5
     if len(flags) > FLAGS_ON_PAGE_1:
         sheet.text(MARGIN + 13, y, f"and {len(flags) - FLAGS_ON_PAGE_1} more on the next page", 8, bold=True)
         y += 12
     return y + 8
+
+
+def _lines_per_flag(sheet: Sheet, flags: Sequence[Flag]) -> int:
+    """Three lines for each flag's sentence, two where there are many flags."""
+    return 3 if sum(min(len(_flag_lines(sheet, flag)), 3) for flag in flags[:FLAGS_ON_PAGE_1]) <= FLAG_LINES else 2
 
 
 def _flag_lines(sheet: Sheet, flag: Flag) -> list[str]:
@@ -376,11 +384,13 @@ def _sign_off(sheet: Sheet, result: SlideResult, y: float) -> None:
 def _all_flags(pages: _Pages) -> None:
     """All flags in full, where page 1 had to cut."""
     result = pages.result
-    cut = any(len(_flag_lines(pages.sheet, flag)) > FLAG_LINES for flag in result.flags)
-    if len(result.flags) <= FLAGS_ON_PAGE_1 and not cut:
+    flags = sorted(result.flags, key=lambda flag: SEVERITY_ORDER[flag.severity])
+    most = _lines_per_flag(pages.sheet, flags)
+    cut = any(len(_flag_lines(pages.sheet, flag)) > most for flag in flags)
+    if len(flags) <= FLAGS_ON_PAGE_1 and not cut:
         return
     flow = _Flow(pages, "Flags")
-    for flag in sorted(result.flags, key=lambda flag: SEVERITY_ORDER[flag.severity]):
+    for flag in flags:
         flow.write(
             f"{SEVERITY_SIGN[flag.severity]} {_sentence(flag.short)} ({flag.severity.value})", size=8.5, bold=True
         )

@@ -12,6 +12,8 @@ from pathlib import Path
 from cbctool import hematology, report
 from cbctool.errors import InputError, OutputError, UsageError
 from cbctool.hematology import flags
+from cbctool.hematology.blast import BlastOptions, find_blasts
+from cbctool.hematology.differential import count_cells, differential
 from cbctool.hematology.profile import Profile, load_profile
 from cbctool.records import (
     CLASSES,
@@ -101,17 +103,13 @@ def review_slide(
     if corrections is not None:
         changes = find_corrections(read_corrections(corrections), before, corrections.name)
         observations = apply_corrections(observations, changes)
-    interpretation = hematology.interpret(
-        before.slide, before.fields, observations, confirmed_weights(before.weights), laboratory
-    )
-    differential = interpretation.differential
-    rows = tuple(replace(row, total_low=row.ci_low, total_high=row.ci_high) for row in differential.rows)
+    interpretation = interpret_confirmed(before, observations, laboratory)
     moment = (reviewed_at or datetime.now(UTC)).isoformat(timespec="seconds")
     earlier = before.review.corrections if before.review else 0
     after = replace(
         before,
         observations=interpretation.observations,
-        differential=replace(differential, rows=rows),
+        differential=interpretation.differential,
         flags=interpretation.flags,
         review=Review(reviewer.strip(), moment, earlier + len(changes)),
     )
@@ -258,6 +256,25 @@ def _named(observation: Observation, word: str) -> Observation:
         reason=before.reason if cut else REASON,
     )
     return replace(observation, cell=replace(cell, kind=kind, reason=""), prediction=prediction, called=called)
+
+
+def interpret_confirmed(
+    result: SlideResult, observations: tuple[Observation, ...], profile: Profile
+) -> hematology.Interpretation:
+    """As :func:`cbctool.hematology.interpret`, of calls that a person vouches for.
+
+    Their error is that of sampling alone: the outer interval falls together with the inner one before the flags are
+    raised, and a rare cell is not discounted as one of the classifier's mistakes.
+    """
+    weights = confirmed_weights(result.weights)
+    fit = {summary.name for summary in result.fields if summary.quality.fit}
+    seen, blasts = find_blasts(observations, weights, BlastOptions())
+    counts = differential(result.slide, result.fields, count_cells(result.fields, seen), weights, profile)
+    rows = tuple(replace(row, total_low=row.ci_low, total_high=row.ci_high) for row in counts.rows)
+    counts = replace(counts, rows=rows)
+    counted = [o for o in seen if o.field in fit]
+    raised = flags.raise_flags(flags.Evidence(result.slide, result.fields, counted, counts, blasts, weights, profile))
+    return hematology.Interpretation(tuple(seen), counts, raised)
 
 
 def confirmed_weights(weights: WeightsInfo) -> WeightsInfo:
