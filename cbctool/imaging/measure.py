@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from cbctool.imaging.segment import Segmentation
-from cbctool.imaging.split import split_clump
+from cbctool.imaging.split import solidity, split_clump
 from cbctool.imaging.stain import DENSITY_UNIT
 from cbctool.records import Cell, CellKind
 
@@ -205,9 +205,6 @@ def _nucleus(cell: NDArray[Any], nucleus: NDArray[Any], density: NDArray[Any], u
     nucleus_px = int(mask.sum())
     if nucleus_px == 0:
         return {}
-    contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    hull = cv2.convexHull(np.concatenate(contours))
-    hull_px = int(cv2.fillConvexPoly(np.zeros_like(mask), hull, 1).sum())
     lobes = split_clump(mask, _LOBE_RADIUS_UM / um, _LOBE_SADDLE)
     inner = cv2.erode(np.pad(mask, 1), np.ones((3, 3), np.uint8))[1:-1, 1:-1] > 0
     if not inner.any():
@@ -223,7 +220,7 @@ def _nucleus(cell: NDArray[Any], nucleus: NDArray[Any], density: NDArray[Any], u
         "nucleus_area_um2": nucleus_px * um**2,
         "nc_ratio": nucleus_px / max(int(cell.sum()), 1),
         "nuclear_lobes": float(lobes.max()),
-        "nuclear_solidity": nucleus_px / hull_px,
+        "nuclear_solidity": solidity(mask),
         "chromatin_texture": float(red.std() / max(float(red.mean()), 1e-3)),
         "nucleus_od": float(density[nucleus].mean()),
         "cytoplasm_od": float(density[cytoplasm].mean()) if cytoplasm.any() else float("nan"),

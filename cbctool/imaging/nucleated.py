@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from cbctool.imaging.split import disk, fill_holes, split_clump
+from cbctool.imaging.split import disk, fill_holes, solidity, split_clump
 from cbctool.imaging.stain import DENSITY_UNIT
 from cbctool.records import CellKind
 
@@ -30,6 +30,10 @@ class NucleatedOptions:
     stained_hole_um2: float = 40.0
     min_seed_radius_um: float = 2.4
     saddle: float = 0.80
+    gap_um: float = 0.75
+    gap_depth: float = 0.3
+    one_cell_um2: float = 230.0
+    convex: float = 0.945
     body_um: float = 1.75
     appendage_um2: tuple[float, float] = (1.2, 16.0)
     appendage_thickness_um: float = 1.0
@@ -39,6 +43,7 @@ class NucleatedOptions:
 def find_nucleated(
     azure: NDArray[Any],
     eosin: NDArray[Any],
+    green: NDArray[Any],
     foreground: NDArray[Any],
     red_level: float,
     um: float,
@@ -48,8 +53,8 @@ def find_nucleated(
 
     Parameters
     ----------
-    azure, eosin : (h, w) uint8 array
-        Stain densities, ``DENSITY_UNIT`` levels per unit.
+    azure, eosin, green : (h, w) uint8 array
+        Stain densities and density in green, ``DENSITY_UNIT`` levels per unit.
     foreground : (h, w) uint8 array
         1 where anything absorbs.
     red_level : float
@@ -76,6 +81,11 @@ def find_nucleated(
     stained = fill_holes(stained, options.hole_um2 / um**2, foreground, options.stained_hole_um2 / um**2)
     stained = cv2.morphologyEx(stained, cv2.MORPH_OPEN, disk(options.open_um / um))
 
+    # Bright lines between touching cells, which blur and closing have bridged.
+    closed = cv2.morphologyEx(green, cv2.MORPH_CLOSE, disk(options.gap_um / um))
+    gaps = (cv2.subtract(closed, green) > options.gap_depth * closed).astype(np.uint8)
+    bodies = fill_holes(stained & (1 - gaps), options.hole_um2 / um**2)
+
     count, clumps, stats, _ = cv2.connectedComponentsWithStats(stained, connectivity=4)
     nuclear_px = np.bincount(clumps[nuclei > 0], minlength=count)
     labels = np.zeros(clumps.shape, np.int32)
@@ -88,7 +98,10 @@ def find_nucleated(
             continue
         x, y, w, h = stats[clump, :4]
         window = (slice(y, y + h), slice(x, x + w))
-        parts = split_clump(clumps[window] == clump, options.min_seed_radius_um / um, options.saddle)
+        here = clumps[window] == clump
+        # A convex body no larger than a leukocyte is one, whatever bright lines there are between its lobes.
+        one = stats[clump, cv2.CC_STAT_AREA] * um**2 <= options.one_cell_um2 and solidity(here) >= options.convex
+        parts = split_clump(here, options.min_seed_radius_um / um, options.saddle, None if one else bodies[window])
         nuclear = np.bincount(parts[nuclei[window] > 0], minlength=parts.max() + 1) * um**2
         for part in range(1, parts.max() + 1):
             if nuclear[part] >= options.min_nucleus_um2:

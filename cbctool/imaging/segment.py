@@ -127,7 +127,9 @@ def segment(
     level = max(options.min_od * DENSITY_UNIT, options.foreground_share * colour.level)
     foreground = (density[..., 1] > level).astype(np.uint8)
 
-    cell_labels, nuclei, kinds, reasons = find_nucleated(azure, eosin, foreground, colour.level, um, options.nucleated)
+    cell_labels, nuclei, kinds, reasons = find_nucleated(
+        azure, eosin, density[..., 1], foreground, colour.level, um, options.nucleated
+    )
     platelet_labels = find_platelets(azure, density[..., 1], cell_labels, colour.level, um, options.platelets)
     nucleated = len(kinds)
     kinds += [CellKind.PLATELET] * int(platelet_labels.max())

@@ -15,7 +15,9 @@ def disk(radius_px: float) -> NDArray[Any]:
     return np.asarray(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1)))
 
 
-def split_clump(mask: NDArray[Any], min_radius: float, saddle: float) -> NDArray[Any]:
+def split_clump(
+    mask: NDArray[Any], min_radius: float, saddle: float, bodies: NDArray[Any] | None = None
+) -> NDArray[Any]:
     """Split a clump of convex bodies where its waist is narrower than ``saddle`` of the thinner body.
 
     The waist and the bodies are read off the distance transform: a body is a maximum that every way to a higher one
@@ -30,6 +32,8 @@ def split_clump(mask: NDArray[Any], min_radius: float, saddle: float) -> NDArray
         Bodies whose inscribed circle is smaller, pixels, are no bodies of their own.
     saddle : float
         0-1; at 1 every local maximum is a body.
+    bodies : (h, w) array, optional
+        The mask less the gaps that are known to lie between bodies.
 
     Returns
     -------
@@ -37,7 +41,8 @@ def split_clump(mask: NDArray[Any], min_radius: float, saddle: float) -> NDArray
         Labels from 1; one label if there is nothing to split.
     """
     body = np.pad(np.asarray(mask) > 0, 1).astype(np.uint8)
-    depth = cv2.distanceTransform(body, cv2.DIST_L2, 5)
+    solid = body if bodies is None else body * (np.pad(np.asarray(bodies), 1) > 0)
+    depth = cv2.distanceTransform(solid.astype(np.uint8), cv2.DIST_L2, 5)
     size = 2 * max(1, int(min_radius / 2)) + 1
     peaks = (depth == cv2.dilate(depth, np.ones((size, size), np.uint8))) & (depth >= max(min_radius, 1.0))
     places = np.argwhere(peaks)
@@ -58,6 +63,26 @@ def split_clump(mask: NDArray[Any], min_radius: float, saddle: float) -> NDArray
         return body[1:-1, 1:-1].astype(np.int32)
     nearest = cv2.distanceTransformWithLabels(1 - seeds, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_CCOMP)[1]
     return np.asarray(np.where(body > 0, nearest, 0)[1:-1, 1:-1].astype(np.int32))
+
+
+def solidity(mask: NDArray[Any]) -> float:
+    """Area of a mask over that of its convex hull, 0-1, both by pixels; 1 for an empty mask.
+
+    Parameters
+    ----------
+    mask : (h, w) array
+        Non-zero inside; may have several parts.
+
+    Returns
+    -------
+    float
+    """
+    body = (np.asarray(mask) > 0).astype(np.uint8)
+    contours, _ = cv2.findContours(body, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    if not contours:
+        return 1.0
+    hull = cv2.fillConvexPoly(np.zeros_like(body), cv2.convexHull(np.concatenate(contours)), 1)
+    return float(body.sum() / hull.sum())
 
 
 def fill_holes(
