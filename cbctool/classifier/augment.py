@@ -58,7 +58,7 @@ def geometry(
     """Turn, mirror, scale, stretch and shift: (B, S, S, 3) with the window's side in px -> (B, 56, 56, 3)."""
     count, height, width = canvases.shape[:3]
     out = np.empty((count, _GRID, _GRID, 3), np.uint8)
-    angle = rng.uniform(0, 2 * np.pi, count)
+    angle = 2 * np.pi * rng.random((count,))
     size = np.log([1 / options.grow, options.shrink])
     scale = window_px / _GRID * np.exp(rng.uniform(size[0], size[1], (count, 1, 1)))
     stretch = np.exp(rng.uniform(-1, 1, (count, 2)) * np.log(options.stretch))

@@ -2,7 +2,8 @@
 
 The schedule is warm-up and half a cosine (Loshchilov & Hutter 2017, arXiv 1608.03983); what is kept is an exponential
 average of the weights along the way (Tarvainen & Valpola 2017, arXiv 1703.01780), which generalises better than the
-last step. Each epoch draws from its own seed, so that a killed training resumes to the same result.
+last step. Each epoch draws from its own seed, so that a killed training resumes to the same result. Where a process
+group of torch.distributed is running, its members divide each batch between them and share their gradients.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from safetensors import safe_open
@@ -162,31 +164,35 @@ def fit(
     stamp = json.dumps([asdict(options), len(train.labels), len(val.labels)], default=str)
     if folder is not None:
         history = _resume(folder / CHECKPOINT, stamp, network, average, best, optimizer)
+    members, member = (dist.get_world_size(), dist.get_rank()) if dist.is_initialized() else (1, 0)
     steps = max(len(train.labels) // options.batch, 1)
     for epoch in range(len(history), options.epochs):
         if _stopped(history, options.patience):
             break
-        rng = np.random.default_rng([options.seed, epoch])
-        order = rng.permutation(len(train.labels))
+        order = np.random.default_rng([options.seed, epoch]).permutation(len(train.labels))
+        rng = np.random.default_rng([options.seed, epoch, member])
         network.train()
         losses, hits, seen = 0.0, 0, 0
         for step in range(steps):
             rate = _learning_rate(options, epoch * steps + step, options.epochs * steps)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            chosen = order[step * options.batch : (step + 1) * options.batch]
-            crops = _batch(train, chosen, outliers, rng, options).to(device, non_blocking=True)
+            chosen = order[step * options.batch : (step + 1) * options.batch][member::members]
+            foreigners = options.outliers // members if outliers is not None else 0
+            crops = _batch(train, chosen, outliers, foreigners, rng, options).to(device, non_blocking=True)
             labels = torch.from_numpy(train.labels[chosen]).to(device)
             with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
                 logits, unlike = network(crops)
                 logits, unlike = logits.float(), unlike.float()
             loss = F.cross_entropy(logits[: len(chosen)], labels)
             total = loss
-            if outliers is not None and options.outliers:
+            if foreigners:
                 foreign = (torch.arange(len(crops), device=device) >= len(chosen)).float()
                 total = loss + 0.5 * F.binary_cross_entropy_with_logits(unlike, foreign)
             optimizer.zero_grad()
             total.backward()
+            if members > 1:
+                _share_gradients(network, members)
             optimizer.step()
             _update_average(average, network, options.average, epoch * steps + step)
             losses += loss.item() * len(chosen)
@@ -200,7 +206,7 @@ def fit(
             best.load_state_dict(average.state_dict())
         history.append(Epoch(epoch + 1, losses / seen, hits / seen, val_loss, val_accuracy))
         logger.info("epoch %d: %s", epoch + 1, history[-1])
-        if folder is not None:
+        if folder is not None and member == 0:
             _save_checkpoint(folder / CHECKPOINT, stamp, history, network, average, best, optimizer)
         if on_epoch is not None:
             on_epoch(history[-1])
@@ -224,12 +230,13 @@ def _batch(
     train: Pictures,
     chosen: NDArray[np.int64],
     outliers: NDArray[np.uint8] | None,
+    foreigners: int,
     rng: np.random.Generator,
     options: TrainOptions,
 ) -> Tensor:
     pictures = train.pictures[chosen]
-    if outliers is not None and options.outliers:
-        pictures = np.concatenate([pictures, outliers[rng.integers(len(outliers), size=options.outliers)]])
+    if outliers is not None and foreigners:
+        pictures = np.concatenate([pictures, outliers[rng.integers(len(outliers), size=foreigners)]])
     if options.augment is None:
         return torch.from_numpy(pictures)
     turned = augment.geometry(pictures, train.window_px, rng, options.augment)
@@ -251,6 +258,15 @@ def _learning_rate(options: TrainOptions, step: int, total: int) -> float:
         return options.learning_rate
     rise = max(options.warm_up * total, 1.0)
     return options.learning_rate * min(1.0, (step + 1) / rise) * 0.5 * (1 + float(np.cos(np.pi * step / total)))
+
+
+def _share_gradients(network: nn.Module, members: int) -> None:
+    """Replace every gradient by its mean over the process group, in one message."""
+    gradients = [p.grad for p in network.parameters() if p.grad is not None]
+    flat = torch.cat([g.flatten() for g in gradients])
+    dist.all_reduce(flat)
+    for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(mean.view_as(gradient) / members)
 
 
 @torch.no_grad()

@@ -1,0 +1,73 @@
+"""Augmentation: shapes, determinism, and that each drawn laboratory stays a picture of the same cell."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from cbctool.classifier import outliers
+from cbctool.classifier.augment import AugmentOptions, geometry, light
+
+STILL = AugmentOptions(shrink=1.0, grow=1.0, stretch=1.0, shift_px=0.0, jpeg=0.0)
+DARK = AugmentOptions(plain=1.0, cast_od=0.0, overexposure=0.0, blur_px=0.0, noise=0.0, edge=0.0)
+
+
+def _cell(side: int = 84) -> np.ndarray:
+    rows, cols = np.mgrid[:side, :side] - (side - 1) / 2
+    picture = np.full((side, side, 3), 250, np.uint8)
+    picture[np.hypot(rows, cols) < side / 6] = (90, 40, 130)
+    return picture
+
+
+def test_shapes_and_determinism() -> None:
+    cells = np.stack([_cell()] * 5)
+    one, two = (
+        light(torch.from_numpy(geometry(cells, 56.0, rng, AugmentOptions())), rng, AugmentOptions())
+        for rng in (np.random.default_rng(3), np.random.default_rng(3))
+    )
+    assert one.shape == (5, 28, 28, 3)
+    assert one.dtype == torch.uint8
+    assert torch.equal(one, two)
+
+
+def test_a_round_cell_turned_stays_where_it_is() -> None:
+    turned = geometry(np.stack([_cell()] * 4), 56.0, np.random.default_rng(0), STILL)
+    for picture in turned:
+        dark = np.argwhere(picture[..., 1] < 120)
+        np.testing.assert_allclose(dark.mean(axis=0), 27.5, atol=0.6)
+        assert abs(len(dark) - np.pi * (84 / 6) ** 2) < 60
+
+
+def test_shrinking_makes_cells_smaller_and_never_larger() -> None:
+    rng = np.random.default_rng(0)
+    pictures = geometry(np.stack([_cell()] * 30), 56.0, rng, replace(STILL, shrink=1.5))
+    areas = (pictures[..., 1] < 120).sum(axis=(1, 2))
+    assert areas.max() <= np.pi * 14**2 + 30
+    assert areas.min() < 0.7 * areas.max()
+
+
+def test_plain_crops_keep_their_colours() -> None:
+    picture = np.full((3, 56, 56, 3), (200, 100, 150), np.uint8)
+    out = light(torch.from_numpy(picture), np.random.default_rng(0), DARK)
+    assert (out.int() - torch.tensor([200, 100, 150])).abs().max() <= 1
+
+
+def test_white_background_stays_light_under_any_stain() -> None:
+    options = AugmentOptions(plain=0.0, cast_od=0.0, noise=0.0, edge=0.0)
+    white = torch.full((40, 56, 56, 3), 255, dtype=torch.uint8)
+    assert light(white, np.random.default_rng(0), options).min() > 245
+
+
+def test_debris_darkens_and_a_smudge_is_spread() -> None:
+    rng = np.random.default_rng(1)
+    empty = np.full((84, 84, 3), 250, np.uint8)
+    assert outliers.without_nucleus(empty, 10)
+    dirty = outliers.debris(empty, rng)
+    assert (dirty <= empty).all()
+    assert (dirty < empty).any()
+    smeared = outliers.smudge(_cell(), rng)
+    assert smeared.shape == (84, 84, 3)
+    assert (smeared != _cell()).mean() > 0.05
+    assert not outliers.without_nucleus(_cell(), 10)

@@ -1,0 +1,113 @@
+"""Training on toy cells: it learns, resumes, stops early, and draws the same twice."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cbctool.classifier.train import CHECKPOINT, Pictures, TrainOptions, fit, outputs
+
+TINY = TrainOptions(
+    arguments={"widths": (8, 8), "blocks": (0, 0)},
+    epochs=3,
+    batch=16,
+    learning_rate=0.05,
+    average=0.5,
+    outliers=4,
+    augment=None,
+    device="cpu",
+)
+
+
+def _toy(count: int, side: int = 28, seed: int = 0) -> Pictures:
+    """Large dark cells (basophil) and small pale ones (platelet) on white."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 2, count) * 7
+    rows, cols = np.mgrid[:side, :side] - (side - 1) / 2
+    pictures = np.full((count, side, side, 3), 255, np.uint8)
+    for picture, label in zip(pictures, labels, strict=True):
+        picture[np.hypot(rows, cols) < (3 if label else 9)] = (140, 90, 170) if label else (60, 30, 100)
+    noise = rng.integers(-8, 9, pictures.shape)
+    return Pictures(np.clip(pictures + noise, 0, 255).astype(np.uint8), labels, 28.0)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def test_it_learns_two_kinds_of_cell() -> None:
+    trained = fit(_toy(128), _toy(40, seed=1), TINY)
+    assert len(trained.history) == 3
+    assert trained.history[-1].val_accuracy > 0.9
+    assert trained.history[-1].loss < trained.history[0].loss
+
+
+def test_what_is_kept_is_what_was_validated() -> None:
+    val = _toy(40, seed=1)
+    trained = fit(_toy(64), val, TINY)
+    logits, unlike = outputs(trained.network, val.pictures)
+    assert (logits.argmax(1) == val.labels).mean() == pytest.approx(trained.history[-1].val_accuracy)
+    assert unlike.shape == (40,)
+
+
+def test_outliers_teach_the_unknown_score() -> None:
+    outliers = np.full((50, 28, 28, 3), (240, 230, 120), np.uint8)
+    trained = fit(_toy(128), _toy(20, seed=1), replace(TINY, epochs=8), outliers=outliers)
+    _, known = outputs(trained.network, _toy(20, seed=2).pictures)
+    _, strange = outputs(trained.network, outliers)
+    assert strange.min() > known.max()
+
+
+def test_a_killed_training_goes_on_to_the_same_end(tmp_path: Path) -> None:
+    class KilledError(Exception):
+        pass
+
+    def kill_after_two(epoch: object) -> None:
+        if len(seen := [*kill_after_two.seen, epoch]) == 2:  # type: ignore[attr-defined]
+            raise KilledError
+        kill_after_two.seen = seen  # type: ignore[attr-defined]
+
+    kill_after_two.seen = []  # type: ignore[attr-defined]
+    train, val = _toy(64), _toy(16, seed=1)
+    whole = fit(train, val, TINY)
+    with pytest.raises(KilledError):
+        fit(train, val, TINY, tmp_path, on_epoch=kill_after_two)
+    resumed = fit(train, val, TINY, tmp_path)
+    assert [e.epoch for e in resumed.history] == [1, 2, 3]
+    for one, two in zip(whole.network.state_dict().values(), resumed.network.state_dict().values(), strict=True):
+        torch.testing.assert_close(one, two)
+
+
+def test_a_checkpoint_of_other_options_is_left_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    train, val = _toy(32), _toy(16, seed=1)
+    fit(train, val, replace(TINY, epochs=1), tmp_path)
+    assert (tmp_path / CHECKPOINT).is_file()
+    assert len(fit(train, val, replace(TINY, epochs=2), tmp_path).history) == 2
+    assert "starting anew" in caplog.text
+
+
+def test_patience_stops_before_the_end() -> None:
+    options = replace(TINY, epochs=30, patience=1, learning_rate=0.0, average=0.0, architecture="paper")
+    options = replace(options, arguments={"widths": (4,) * 5, "hidden": 4}, schedule=False)
+    assert len(fit(_toy(32), _toy(16, seed=1), options).history) < 30
+
+
+def test_augmented_pictures_with_a_margin_are_learnt_from() -> None:
+    from cbctool.classifier.augment import AugmentOptions
+
+    train = _toy(64, side=42)
+    trained = fit(train, _toy(16, seed=1), replace(TINY, epochs=1, augment=AugmentOptions()))
+    assert np.isfinite(trained.history[0].loss)
+
+
+def test_fine_tuning_starts_from_the_weights_given() -> None:
+    train, val = _toy(64), _toy(16, seed=1)
+    first = fit(train, val, TINY)
+    frozen = replace(TINY, epochs=1, learning_rate=0.0, average=0.0, warm_up=0.0)
+    again = fit(train, val, frozen, start=first.network.state_dict())
+    torch.testing.assert_close(again.network.head.weight, first.network.head.weight)

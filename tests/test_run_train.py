@@ -1,0 +1,221 @@
+"""``cbctool train`` from folders: bad data is said first, results come with a card, nothing is lost."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from cbctool.classifier import train as room
+from cbctool.classifier.weights import load_weights
+from cbctool.errors import InputError, OutputError, TrainingDataError, UsageError, WeightsError
+from cbctool.run import train as run
+from cbctool.run.score_crops import auroc, score_bloodmnist, score_crop_folder
+
+TINY = replace(
+    room.RECIPES["default"],
+    arguments={"widths": (8, 8), "blocks": (0, 0)},
+    epochs=4,
+    batch=8,
+    learning_rate=0.05,
+    average=0.5,
+    augment=None,
+    device="cpu",
+)
+
+
+def _picture(kind: str, seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    rows, cols = np.mgrid[:28, :28] - 13.5
+    rgb = np.full((28, 28, 3), 245, np.uint8)
+    radius, colour = {"lymphocyte": (7, (90, 40, 140)), "platelet": (3, (150, 90, 170)), "unknown": (12, (30, 90, 30))}[
+        kind
+    ]
+    rgb[np.hypot(rows, cols) < radius] = colour
+    return np.clip(rgb + rng.integers(-6, 7, rgb.shape), 0, 255).astype(np.uint8)
+
+
+def _write(folder: Path, kinds: tuple[str, ...] = ("lymphocyte", "platelet"), count: int = 20, first: int = 0) -> Path:
+    for number, kind in enumerate(kinds):
+        (folder / kind).mkdir(parents=True, exist_ok=True)
+        for i in range(count):
+            picture = _picture(kind, first + 1000 * number + i)
+            cv2.imwrite(str(folder / kind / f"{i}.png"), picture[..., ::-1])
+    return folder
+
+
+def _request(tmp_path: Path, data: Path | None, **changes: object) -> run.TrainRequest:
+    return replace(run.TrainRequest(tmp_path / "mine", data, already_cropped=True, device="cpu"), **changes)
+
+
+@pytest.fixture(autouse=True)
+def _tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(room.RECIPES, "default", TINY)
+
+
+def test_a_lab_trains_checks_and_uses_its_own_weights(tmp_path: Path) -> None:
+    data = _write(tmp_path / "cells", ("lymphocyte", "platelet", "unknown"))
+    report = run.train(_request(tmp_path, data))
+    assert report.test["accuracy"] > 0.8
+    assert report.test["n"] == 6
+    for path in report.files:
+        assert path.stat().st_size > 0
+    card = (tmp_path / "mine" / "model_card.md").read_text()
+    assert report.info.sha256 in card
+    assert "28 train, 6 val, 6 test" in card
+    assert any((tmp_path / "mine" / "log").iterdir())
+    assert not load_weights(report.weights).info.validated
+    figures = score_crop_folder(data, already_cropped=True, weights=report.weights, device="cpu")
+    assert figures["accuracy"] > 0.8
+    assert figures["unknown_abstained"] > 0.5
+    assert set(figures["as_cut"]) >= {"accuracy", "confusion"}
+    assert str(report.weights) in run.summary(report)
+
+
+def test_nothing_is_overwritten(tmp_path: Path) -> None:
+    data = _write(tmp_path / "cells")
+    run.train(_request(tmp_path, data, epochs=1, allow_worse=True))
+    with pytest.raises(OutputError, match="already holds weights"):
+        run.train(_request(tmp_path, data))
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("mine")
+    with pytest.raises(OutputError, match="not empty"):
+        run.train(_request(tmp_path, data, out=tmp_path / "full"))
+
+
+def test_fine_tuning_that_makes_it_worse_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = _write(tmp_path / "cells")
+    first = run.train(_request(tmp_path, data))
+    monkeypatch.setitem(room.RECIPES, "default", replace(TINY, learning_rate=3e3))
+    request = _request(tmp_path, data, out=tmp_path / "second", init=first.weights, epochs=2)
+    with pytest.raises(WeightsError, match="no weights were written"):
+        run.train(request)
+    assert not (tmp_path / "second" / "second.safetensors").exists()
+    (tmp_path / "second" / room.CHECKPOINT).unlink()
+    (tmp_path / "second" / "log").rename(tmp_path / "log")
+    assert run.train(replace(request, allow_worse=True)).weights.exists()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda d: (d / "blast").mkdir(), "no class: blast"),
+        (lambda d: (d / "monocyte").mkdir(), "empty classes: monocyte"),
+        (lambda d: _write(d, ("unknown",), 1).joinpath("platelet", "x.png").write_bytes(b"no image"), "cannot be read"),
+        (lambda d: [p.unlink() for p in sorted((d / "platelet").iterdir())[1:]], r"platelet \(1\)"),
+        (lambda d: (d / "platelet" / "twin.png").write_bytes((d / "lymphocyte" / "0.png").read_bytes()), "two classes"),
+    ],
+)
+def test_bad_data_is_said_before_anything_is_written(tmp_path: Path, spoil, message: str) -> None:  # type: ignore[no-untyped-def]
+    data = _write(tmp_path / "cells")
+    spoil(data)
+    with pytest.raises(TrainingDataError, match=message):
+        run.train(_request(tmp_path, data))
+    assert not (tmp_path / "mine").exists()
+
+
+def test_twins_stay_in_one_split(tmp_path: Path) -> None:
+    data = _write(tmp_path / "cells")
+    for i in range(10):
+        (data / "platelet" / f"copy{i}.png").write_bytes((data / "platelet" / "0.png").read_bytes())
+    prepared = run.prepare_folder(data, None, True, seed=0)
+    parts = [{c.tobytes() for c in getattr(prepared, name).pictures} for name in ("train", "val", "test")]
+    assert not parts[0] & parts[1]
+    assert not parts[0] & parts[2]
+    assert not parts[1] & parts[2]
+    assert sum(len(getattr(prepared, name).labels) for name in ("train", "val", "test")) == 50
+
+
+def test_a_leak_between_splits_made_by_hand_is_refused(tmp_path: Path) -> None:
+    for number, split in enumerate(("train", "val", "test")):
+        _write(tmp_path / "cells" / split, count=4, first=10000 * number)
+    leak = tmp_path / "cells" / "train" / "platelet" / "0.png"
+    (tmp_path / "cells" / "test" / "platelet" / "leak.png").write_bytes(leak.read_bytes())
+    with pytest.raises(TrainingDataError, match=r"in two splits: train/platelet/0\.png = test/platelet/leak\.png"):
+        run.train(_request(tmp_path, tmp_path / "cells"))
+
+
+def test_without_a_scale_it_asks_for_one(tmp_path: Path) -> None:
+    data = _write(tmp_path / "cells")
+    with pytest.raises(TrainingDataError) as caught:
+        run.train(_request(tmp_path, data, already_cropped=False))
+    assert "--um-per-px" in caught.value.advice
+
+
+def test_options_that_cannot_be(tmp_path: Path) -> None:
+    data = _write(tmp_path / "cells")
+    with pytest.raises(UsageError, match="no recipe"):
+        run.train(_request(tmp_path, data, recipe="best"))
+    with pytest.raises(UsageError, match="contradict"):
+        run.train(_request(tmp_path, data, um_per_px=0.1))
+    with pytest.raises(UsageError, match="is a 'smear' network"):
+        run.train(_request(tmp_path, data, recipe="paper", init=Path("default")))
+
+
+def _npz(path: Path, count: int = 12) -> Path:
+    arrays = {}
+    for number, split in enumerate(("train", "val", "test")):
+        kinds = ["lymphocyte", "platelet"] * (count // 2)
+        arrays[f"{split}_images"] = np.stack([_picture(k, 100 * number + i) for i, k in enumerate(kinds)])
+        arrays[f"{split}_labels"] = np.array([[4], [7]] * (count // 2), np.uint8)
+    path.parent.mkdir(exist_ok=True)
+    np.savez(path, **arrays)
+    return path
+
+
+def test_the_study_runs_through_medmnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paper = replace(room.RECIPES["paper"], arguments={"widths": (4,) * 5, "hidden": 8}, epochs=1, batch=4, device="cpu")
+    monkeypatch.setitem(room.RECIPES, "paper", paper)
+    root = _npz(tmp_path / "root" / "bloodmnist.npz").parent
+    report = run.train(_request(tmp_path, None, recipe="paper", root=root, allow_worse=True))
+    assert report.info.architecture == "paper"
+    assert report.info.unknown_above == np.inf
+    assert report.info.unknown_percentiles == ()
+
+
+def test_without_a_network_it_says_what_to_fetch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import medmnist
+
+    def no_network(*args: object, **kwargs: object) -> None:
+        raise RuntimeError("no route to host")
+
+    monkeypatch.setattr(medmnist.BloodMNIST, "download", no_network)
+    with pytest.raises(InputError, match="no route to host") as caught:
+        run.bloodmnist_file(tmp_path)
+    assert "bloodmnist.npz" in caught.value.advice
+    assert "--root" in caught.value.advice
+
+
+def test_bloodmnist_is_scored(tmp_path: Path) -> None:
+    figures = score_bloodmnist(_npz(tmp_path / "b" / "bloodmnist.npz"), "val", device="cpu")
+    contract = {
+        "accuracy",
+        "balanced_accuracy",
+        "macro_f1",
+        "ece",
+        "nll",
+        "coverage",
+        "selective_accuracy",
+        "confusion",
+    }
+    assert contract <= set(figures)
+    assert figures["n"] == 12
+    with pytest.raises(UsageError, match="no split"):
+        score_bloodmnist(tmp_path / "b" / "bloodmnist.npz", "all")
+    with pytest.raises(UsageError, match="no file"):
+        score_bloodmnist(tmp_path / "none.npz")
+
+
+def test_auroc_counts_ties_half() -> None:
+    assert auroc(np.array([0.0, 1.0]), np.array([1.0, 2.0])) == 0.875
+    assert auroc(np.array([0.0]), np.array([1.0])) == 1.0
+
+
+def test_nuclear_density_is_that_of_the_dark_part() -> None:
+    window = np.full((1, 28, 28, 3), 255, np.uint8)
+    window[0, 10:18, 10:18] = 25
+    np.testing.assert_allclose(run.nuclear_density(window), np.log10(256 / 26), atol=1e-6)
+    assert np.isnan(run.nuclear_density(np.full((1, 28, 28, 3), 255, np.uint8))).all()
