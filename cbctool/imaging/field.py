@@ -16,8 +16,9 @@ from cbctool.errors import CalibrationError
 from cbctool.imaging import calibrate
 from cbctool.imaging.crop import crop_windows, thumbnail_jpegs
 from cbctool.imaging.measure import measure_cells
+from cbctool.imaging.quality import QualityOptions, assess_field
 from cbctool.imaging.segment import SegmentOptions, segment
-from cbctool.records import CellKind, Field, FieldQuality, FieldResult, FieldSummary, Scale, ScaleSource
+from cbctool.records import CellKind, Field, FieldResult, FieldSummary, Scale, ScaleSource
 
 _PREVIEW_PX = 1600
 _PREVIEW_QUALITY = 85
@@ -28,6 +29,7 @@ class ImagingOptions:
     """Options of the whole room, one part per stage."""
 
     segment: SegmentOptions = dataclass_field(default_factory=SegmentOptions)
+    quality: QualityOptions = dataclass_field(default_factory=QualityOptions)
 
 
 def analyse_field(
@@ -69,6 +71,18 @@ def analyse_field(
     segmentation = segment(normalised.rgb, scale.um_per_px, options.segment, normalised.surround)
     clock.lap("segment")
 
+    quality = assess_field(
+        field.rgb,
+        normalised.white_level,
+        segmentation.density,
+        segmentation.um_per_px,
+        segmentation.nuclei,
+        segmentation.cell_labels > 0,
+        normalised.surround,
+        options.quality,
+    )
+    clock.lap("quality")
+
     cells = measure_cells(segmentation, height, width)
     clock.lap("measure")
 
@@ -87,7 +101,7 @@ def analyse_field(
         height_px=height,
         width_px=width,
         scale=scale,
-        quality=FieldQuality(fit=True),
+        quality=quality,
         area_mm2=float((~normalised.surround).sum()) * scale.um_per_px**2 / 1e6,
         row_px=field.row_px,
         col_px=field.col_px,

@@ -38,6 +38,10 @@ class NucleatedOptions:
     appendage_um2: tuple[float, float] = (1.2, 16.0)
     appendage_thickness_um: float = 1.0
     neck: float = 1.0
+    smudge_min_cells: int = 4
+    smudge_hue: float = 0.88
+    smudge_density: float = 0.95
+    smudge_circularity: float = 0.8
 
 
 def find_nucleated(
@@ -110,6 +114,48 @@ def find_nucleated(
                 reasons.append("")
                 labels[window][cell] = len(kinds)
     return labels, (nuclei > 0) & (labels > 0), kinds, reasons
+
+
+def find_smudges(
+    density: NDArray[Any], labels: NDArray[Any], nuclei: NDArray[Any], options: NucleatedOptions
+) -> NDArray[Any]:
+    """Which nucleated cells are smudges: burst nuclei, spread out, ragged and redder than the field's other nuclei.
+
+    Chromatin that has lost its cell takes up the stain evenly with its proteins: its red density falls more than its
+    green. The comparison needs other nuclei, so that none is called where fewer than ``smudge_min_cells`` are seen.
+
+    Parameters
+    ----------
+    density : (h, w, 3) uint8 array
+    labels : (h, w) int32 array
+        Nucleated cells, from 1 without gaps.
+    nuclei : (h, w) bool array
+    options : NucleatedOptions
+
+    Returns
+    -------
+    (N,) bool array
+        Label 1 first.
+    """
+    count = int(labels.max())
+    smudged = np.zeros(count, bool)
+    if count < options.smudge_min_cells:
+        return smudged
+    nuclear = labels[nuclei]
+    size = np.maximum(np.bincount(nuclear, minlength=count + 1)[1:], 1)
+    red = np.bincount(nuclear, density[..., 0][nuclei], count + 1)[1:] / size
+    green = np.bincount(nuclear, density[..., 1][nuclei], count + 1)[1:] / size
+    hue = red / np.maximum(green, 1.0)
+    pale = red < options.smudge_density * np.median(red)
+    reddish = hue < options.smudge_hue * np.median(hue)
+    for index in np.flatnonzero(pale & reddish):
+        rows, cols = np.nonzero(labels == index + 1)
+        body = np.zeros((int(np.ptp(rows)) + 3, int(np.ptp(cols)) + 3), np.uint8)
+        body[rows - rows.min() + 1, cols - cols.min() + 1] = 1
+        contours, _ = cv2.findContours(body, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+        perimeter = sum(cv2.arcLength(contour, True) for contour in contours)
+        smudged[index] = 4 * np.pi * len(rows) < options.smudge_circularity * perimeter**2
+    return smudged
 
 
 def without_appendages(cell: NDArray[Any], um: float, options: NucleatedOptions) -> NDArray[Any]:

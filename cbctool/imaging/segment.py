@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from cbctool.imaging.nucleated import NucleatedOptions, find_nucleated
+from cbctool.imaging.nucleated import NucleatedOptions, find_nucleated, find_smudges
 from cbctool.imaging.platelets import PlateletOptions, find_platelets
 from cbctool.imaging.red_cells import RedCellOptions, find_red_cells
 from cbctool.imaging.stain import (
@@ -130,6 +130,10 @@ def segment(
     cell_labels, nuclei, kinds, reasons = find_nucleated(
         azure, eosin, density[..., 1], foreground, colour.level, um, options.nucleated
     )
+    for index in np.flatnonzero(find_smudges(density, cell_labels, nuclei, options.nucleated)):
+        kinds[index], reasons[index] = CellKind.ARTEFACT, "smudge cell"
+    is_nucleated = np.array([False] + [kind is CellKind.NUCLEATED for kind in kinds])
+    nuclei &= is_nucleated[cell_labels]
     platelet_labels = find_platelets(azure, density[..., 1], cell_labels, colour.level, um, options.platelets)
     nucleated = len(kinds)
     kinds += [CellKind.PLATELET] * int(platelet_labels.max())
