@@ -537,3 +537,21 @@ def benchmark(
     if save is not None:
         bench.save_picture(result, save)
     print(bench.to_json(result) if json else bench.table(result))
+
+
+@app.command()
+def fetch_samples(
+    folder: Annotated[Path, typer.Argument(help="Where the fields go; made if it is not there.")] = Path(
+        "bccd-samples"
+    ),
+    timeout: Annotated[float, typer.Option(min=1, help="Longest silence of the server, seconds.")] = 30.0,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    debug: Debug = False,
+) -> None:
+    """Download nine real fields of the BCCD data set (MIT licence), checked by SHA-256. Needs a network."""
+    _configure_logging(quiet, verbose, None)
+    from cbctool.run import fetch_samples as samples
+
+    for path in samples.fetch_samples(folder, timeout_s=timeout):
+        print(path)

@@ -36,6 +36,12 @@ BLAST = "blast"
 SMUDGE = "smudge cell"
 DEBRIS = "stain debris"
 
+RED_CELL_EDGE_UM = RED_CELL_UM / 1.065
+"""Mean diameter of a drawn red cell at its visible edge, micrometres.
+
+The project's 7.5 um is the side of the boxes that people draw, which are 1.03 (PBC) to 1.10 (BCCD) times the visible edge.
+"""
+
 
 @dataclass(frozen=True, eq=False)
 class Drawing:
@@ -257,23 +263,23 @@ def _draw_basophil(rng: np.random.Generator) -> Drawing:
         rng,
         cell,
         nucleus,
-        _Chromatin(0.74 * strength, 0.36, 0.35, 0.5),
+        _Chromatin(0.64 * strength, 0.36, 0.35, 0.5),
         (0.17 + 0.05 * noise(paper.row.shape, rng, 0.6), 0.16, 0.03, 0.0),
     )
     # Granules lie over the nucleus too and hide its outline.
     dyes = plain.dyes.copy()
     azure = dyes[..., 0]
-    dyes[..., 0] = azure * (1 - 0.5 * granules) + granules * rng.uniform(0.6, 0.75) * strength
+    dyes[..., 0] = azure * (1 - 0.5 * granules) + granules * rng.uniform(0.68, 0.86) * strength
     dyes[..., 1] += 0.05 * granules
     return Drawing(dyes, plain.cell, plain.nucleus)
 
 
 def _draw_monocyte(rng: np.random.Generator) -> Drawing:
     paper = Paper.of_size(25)
-    radius = _radius(rng, 15.4, 0.08)
-    crumpled = paper.warped(rng, 0.35, 2.0)
+    radius = _radius(rng, 15.2, 0.08)
+    crumpled = paper.warped(rng, 0.7, 2.6)
     cell = blob(crumpled, radius, rng, 0.06, rng.uniform(1, 1.3))
-    across = radius * rng.uniform(0.70, 0.80)
+    across = radius * rng.uniform(0.76, 0.86)
     away = rng.uniform(0, 2 * np.pi)
     shift = rng.uniform(0, 0.14) * radius
     home = crumpled.moved(shift * np.cos(away), shift * np.sin(away)).warped(rng, 0.25, 1.2)
@@ -286,7 +292,7 @@ def _draw_monocyte(rng: np.random.Generator) -> Drawing:
     body = edge(cell, 0.4)
     ground = 1 + 0.22 * noise(paper.row.shape, rng, 0.35) + 0.12 * noise(paper.row.shape, rng, 1.2)
     dust = grains(body, rng, 0.8, 0.13)
-    holes = grains(body, rng, rng.choice([0.0, 0.03, 0.10]), rng.uniform(0.3, 0.5), 0.5)
+    holes = grains(body, rng, rng.choice([0.0, 0.05, 0.14]), rng.uniform(0.3, 0.5), 0.5)
     left = 1 - 0.6 * holes
     strength = rng.uniform(0.75, 1.2)
     return _nucleated(
@@ -294,11 +300,11 @@ def _draw_monocyte(rng: np.random.Generator) -> Drawing:
         rng,
         cell,
         nucleus,
-        _Chromatin(rng.uniform(0.74, 0.92), 0.40, 0.20, 0.5),
+        _Chromatin(rng.uniform(0.68, 0.88), 0.40, 0.18, 0.66),
         (
-            strength * left * (0.08 * ground + 0.10 * dust),
+            strength * left * (0.06 * ground + 0.08 * dust),
             strength * left * 0.05 * ground,
-            strength * left * 0.24 * ground,
+            strength * left * 0.28 * ground,
             0.04 * left,
         ),
     )
@@ -321,7 +327,7 @@ def _draw_lymphocyte(rng: np.random.Generator) -> Drawing:
         rng,
         cell,
         nucleus,
-        _Chromatin(rng.uniform(0.84, 1.0), 0.3, 0.20, 0.62),
+        _Chromatin(rng.uniform(0.84, 1.0), 0.3, 0.18, 0.72),
         (strength * 0.18 * ground, 0.03, strength * 0.40 * ground, 0.0),
     )
 
@@ -409,7 +415,7 @@ def _draw_platelet(rng: np.random.Generator) -> Drawing:
 
 def _draw_red_cell(rng: np.random.Generator) -> Drawing:
     paper = Paper.of_size(14)
-    radius = RED_CELL_UM / 2 * float(np.clip(rng.normal(0.99, 0.055), 0.82, 1.18))
+    radius = RED_CELL_EDGE_UM / 2 * float(np.clip(rng.normal(1, 0.055), 0.82, 1.18))
     crumpled = paper.warped(rng, 0.10, 1.6)
     if rng.random() < 0.03:  # crenated
         cell = blob(crumpled, radius, rng, 0.10, 1.0, 14)

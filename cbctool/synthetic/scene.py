@@ -10,8 +10,8 @@ import numpy as np
 from cbctool.records import CellClass
 from cbctool.synthetic.cells import BLAST, DEBRIS, RED_CELL, SMUDGE, draw
 
-RED_CELL_AREA_UM2 = 44.0
-"""Area of a red cell of 7.5 um."""
+RED_CELL_AREA_UM2 = 39.0
+"""Mean area of a drawn red cell (``RED_CELL_EDGE_UM`` across)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,11 +260,11 @@ def _place_red_cells(
     shares = [0.85 * (1 - overlapping), 0.15 * (1 - overlapping), overlapping]
     placed: list[Placed] = []
     for _ in range(wanted):
-        least = float(rng.choice([7.9, 7.1, 4.0], p=shares))
+        least = float(rng.choice([7.6, 6.8, 3.9], p=shares))
         n = len(placed)
         rows = rng.uniform(-extra, ground.height_um + extra, 24)
         cols = rng.uniform(-extra, ground.width_um + extra, 24)
-        near_large = np.hypot(rows[:, None] - large[:, 0], cols[:, None] - large[:, 1]) - reaches < 3.3
+        near_large = np.hypot(rows[:, None] - large[:, 0], cols[:, None] - large[:, 1]) - reaches < 3.1
         near_red = np.hypot(rows[:, None] - centres[:n, 0], cols[:, None] - centres[:n, 1]) < least
         good = np.flatnonzero(~near_large.any(axis=1) & ~near_red.any(axis=1))
         if good.size == 0:
@@ -273,5 +273,5 @@ def _place_red_cells(
         centres[n] = row, col
         placed.append(Placed(RED_CELL, int(rng.integers(distinct)), row, col, int(rng.integers(8))))
     for cell in placed:
-        ground.lay((cell.row_um, cell.col_um), 3.75)
+        ground.lay((cell.row_um, cell.col_um), 3.55)
     return placed
