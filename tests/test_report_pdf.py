@@ -59,8 +59,8 @@ def test_galleries_fields_quality_and_method_follow() -> None:
             "Cells by class",
             "most doubtful",
             "Annotated fields",
-            "Quality, scale and stain",
-            "Method, limits and legend",
+            "Quality and scale of the fields",
+            "Legend of flags",
         ),
         *("N:C 0.90", result.weights.sha256, result.weights.trained_on, "Bands are not separated", "ISLH 2005"),
     ):

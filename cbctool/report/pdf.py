@@ -111,8 +111,9 @@ def report_pdf(result: SlideResult, style: ReportStyle, rules: Sequence[FlagRule
     _all_flags(pages)
     _galleries(pages, style)
     _annotated_fields(pages, style)
-    _quality(pages)
-    _method(pages, rules)
+    flow = _Flow(pages, "Quality, method, limits and legend")
+    _quality(flow, result)
+    _method(flow, result, rules)
     pages.finish()
     return out.getvalue()
 
@@ -580,9 +581,7 @@ FIELD_ROWS = 50
 """Fields listed one by one: a page. A whole-slide file has thousands, all in ``result.json``."""
 
 
-def _quality(pages: _Pages) -> None:
-    result = pages.result
-    flow = _Flow(pages, "Quality, scale and stain")
+def _quality(flow: _Flow, result: SlideResult) -> None:
     for heading, lines in (
         ("Warnings", result.warnings),
         ("Failed fields", [f"{f.path}: {f.error} {f.advice}" for f in result.failures]),
@@ -593,7 +592,7 @@ def _quality(pages: _Pages) -> None:
                 flow.write(f"– {line}")
             if len(lines) > FIELD_ROWS:
                 flow.write(f"and {len(lines) - FIELD_ROWS} more, in result.json")
-    flow.heading("Fields")
+    flow.heading("Quality and scale of the fields")
     starts = (0.0, 0.05, 0.36, 0.43, 0.50, 0.60, 0.72, 0.79, 0.86, 0.93)
     flow.row(_at(starts, FIELD_HEADINGS), 6.5, bold=True)
     flow.rule()
@@ -628,9 +627,7 @@ def _stain(flow: _Flow, result: SlideResult) -> None:
         flow.row(_at(starts, row), 6.5, bold=row[-1] == "outside")
 
 
-def _method(pages: _Pages, rules: Sequence[FlagRule]) -> None:
-    result = pages.result
-    flow = _Flow(pages, "Method, limits and legend")
+def _method(flow: _Flow, result: SlideResult, rules: Sequence[FlagRule]) -> None:
     flow.heading("Limits")
     for limit in LIMITS:
         flow.write(f"– {limit}")
