@@ -28,8 +28,8 @@ METHOD = (
     "classified by a convolutional network. Cells whose nucleus touches the edge of a field, and artefacts, are left "
     "out. Percentages are of classified leukocytes; unclassified cells are reported beside them and never spread over "
     "the classes. Sampling intervals are exact (Clopper-Pearson, 95 %); the outer interval adds the classifier's own "
-    "error, its mistakes on held-out cells with an allowance for a laboratory that it has never seen; after a review by "
-    "a person the two are the same."
+    "error, its mistakes on held-out cells with an allowance for a laboratory that it has never seen; after a review "
+    "by a person the two are the same."
 )
 
 FIELD_HEADINGS = ("no.", "field", "WBC", "unclass.", "µm/px", "scale", "blur µm", "cover", "overlap", "clipped")
