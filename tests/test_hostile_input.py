@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -85,6 +86,20 @@ def test_bad_files_are_refused(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     path.write_bytes(bad_files()[name])
     assert outcome(path) != "read"
+
+
+FINDINGS = sorted((Path(__file__).parent / "fuzz/findings").iterdir())
+
+
+@pytest.mark.parametrize("finding", FINDINGS, ids=lambda path: path.stem)
+@pytest.mark.timeout(30)
+def test_what_fuzzing_found_stays_fixed(tmp_path: Path, finding: Path) -> None:
+    for name in ("a.tif", "a.csv"):
+        path = tmp_path / name
+        path.write_bytes(finding.read_bytes())
+        outcome(path)
+    with contextlib.suppress(CbctoolError):
+        parse_sheet(finding.read_bytes(), "slides.csv")
 
 
 @pytest.mark.parametrize("extension", ["", ".txt", ".tif", ".jpg", ".xyz"])

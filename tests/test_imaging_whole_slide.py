@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
 from cbctool.errors import UnreadableImageError
+from cbctool.imaging.field import analyse_field
+from cbctool.imaging.read import read_field
 from cbctool.imaging.whole_slide import (
     MonolayerOptions,
     Tile,
@@ -300,6 +303,35 @@ def test_each_cell_is_counted_once_and_whole(tmp_path: Path, scene: np.ndarray, 
     expected = [(row, col) for row, col, _ in _blobs(scene)]
     assert len(found) == len(expected)
     assert np.abs(np.array(sorted(found)) - np.array(sorted(expected))).max() < 1.0
+
+
+@pytest.mark.real
+def test_a_real_field_has_the_same_cells_as_one_and_as_tiles(tmp_path: Path) -> None:
+    data = Path(os.environ.get("CBCTOOL_DATA", Path(__file__).parents[2] / "shared/data"))
+    path = data / "all_idb1/original/Im041_0.jpg"
+    if not path.is_file():
+        pytest.skip(f"the real data are not at {data}")
+    um_per_px = 0.0807  # as analyse_field measures it from the red cells
+    field = replace(read_field(path, "s", "f"), um_per_px=um_per_px)
+    whole = analyse_field(field)
+    tiled = write_pyramid(tmp_path / "a.tif", field.rgb, um_per_px=um_per_px, steps=(4,))
+    slide = open_whole_slide(tiled)
+    parts = [
+        keep_owned(tile, analyse_field(read_tile(tiled, tile, "s"))) for tile in plan_tiles(slide, TileOptions(1024))
+    ]
+    slide.close()
+    assert sum(part.summary.area_mm2 for part in parts) == pytest.approx(whole.summary.area_mm2)
+    cells = [cell for part in parts for cell in part.cells]
+    for kind, slack in (
+        (CellKind.NUCLEATED, 0),
+        (CellKind.PLATELET, 2),
+        (CellKind.ERYTHROCYTE, 9),
+    ):  # 2 of about 27, 450
+        there = np.array([(cell.row_px, cell.col_px) for cell in whole.cells if cell.kind == kind])
+        found = np.array([(cell.row_px, cell.col_px) for cell in cells if cell.kind == kind])
+        assert abs(len(there) - len(found)) <= slack
+        far = np.linalg.norm(there[:, None] - found[None], axis=2).min(axis=1) * um_per_px > 2.0
+        assert far.sum() <= slack
 
 
 def test_keep_owned_takes_crops_and_pictures_along() -> None:

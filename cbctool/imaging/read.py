@@ -256,7 +256,7 @@ def _cmyk_to_rgb(image: Image.Image, icc: bytes, warnings: list[str]) -> NDArray
 def _read_tiff(data: bytes, shown: str, options: ReadOptions, warnings: list[str]) -> tuple[NDArray[Any], float | None]:
     with tifffile.TiffFile(io.BytesIO(data)) as tif:
         page = tif.pages.first
-        # tif.series parses every page of the chain, which a crafted file of 1 kB makes endless; len only follows it.
+        # Not by tif.series, which follows a circular chain of pages for ever; len notices it.
         pages, pages_read = len(tif.pages), 1
         planes = pages >= 3 and page.samplesperpixel == 1 and _pages_are_channels(str(page.description or ""))
         wanted = [tif.pages.get(i, aspage=True) for i in range(3)] if planes else [page]

@@ -576,7 +576,7 @@ class _OpenSlideLevels:
 def _level_pages(tif: Any) -> list[Any]:
     """Find the pages of a pyramid: the first, then those in its SubIFDs or after it that show the same smaller.
 
-    Done here and not by ``tif.series``, which parses every page of the chain: 1 kB can make that endless.
+    Done here and not by ``tif.series``, which follows a circular chain of pages for ever.
     """
     first = tif.pages.first
     if first.subifds:

@@ -32,7 +32,10 @@ with atheris.instrument_imports(include=["cbctool", "tifffile", "PIL"]):
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from hostile_files import bad_files, good_files, pyramid, tiny_pictures
 
-FOLDER = Path(tempfile.mkdtemp(prefix="cbctool_fuzz_", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
+# libFuzzer leaves without cleaning up: one folder per target, emptied at the start of the next run.
+FOLDER = (
+    Path("/dev/shm" if Path("/dev/shm").is_dir() else tempfile.gettempdir()) / f"cbctool_fuzz_{''.join(sys.argv[1:2])}"
+)
 SMALL = ReadOptions(max_pixels=1_000_000, max_bytes=1_000_000)
 
 
@@ -156,8 +159,9 @@ def main() -> None:
         raise SystemExit(f"usage: fuzz.py {{{','.join(TARGETS)}}} [-runs=N] [CORPUS_FOLDER]")
     name = sys.argv[1]
     target, max_len = TARGETS[name]
+    shutil.rmtree(FOLDER, ignore_errors=True)
     corpus = FOLDER / "corpus"
-    corpus.mkdir()
+    corpus.mkdir(parents=True)
     for seed, data in seeds(name).items():
         (corpus / seed).write_bytes(data)
 
@@ -172,10 +176,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     limits = ["-timeout=10", "-rss_limit_mb=2000", f"-max_len={max_len}"]
     atheris.Setup([sys.argv[0], *limits, *sys.argv[2:], str(corpus)], one)
-    try:
-        atheris.Fuzz()
-    finally:
-        shutil.rmtree(FOLDER, ignore_errors=True)
+    atheris.Fuzz()
 
 
 if __name__ == "__main__":
