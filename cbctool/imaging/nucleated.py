@@ -75,7 +75,7 @@ def find_nucleated(
         ``NUCLEATED`` or ``ARTEFACT``, label 1 first.
     reasons : list of str
     """
-    azure = cv2.medianBlur(azure, 3)
+    azure = np.asarray(cv2.medianBlur(azure, 3))
     eosin = cv2.medianBlur(eosin, 5)
     low = max(options.min_azure_od * DENSITY_UNIT, options.cell_level * red_level)
     low_eosin = max(options.min_azure_od * DENSITY_UNIT / 2, options.eosin_level * red_level)
@@ -87,8 +87,7 @@ def find_nucleated(
 
     # Bright lines between touching cells, which blur and closing have bridged.
     closed = cv2.morphologyEx(green, cv2.MORPH_CLOSE, disk(options.gap_um / um))
-    gaps = (cv2.subtract(closed, green) > options.gap_depth * closed).astype(np.uint8)
-    bodies = fill_holes(stained & (1 - gaps), options.hole_um2 / um**2)
+    gaps = cv2.subtract(closed, green) > options.gap_depth * closed
 
     count, clumps, stats, _ = cv2.connectedComponentsWithStats(stained, connectivity=4)
     nuclear_px = np.bincount(clumps[nuclei > 0], minlength=count)
@@ -105,7 +104,10 @@ def find_nucleated(
         here = clumps[window] == clump
         # A convex body no larger than a leukocyte is one, whatever bright lines there are between its lobes.
         one = stats[clump, cv2.CC_STAT_AREA] * um**2 <= options.one_cell_um2 and solidity(here) >= options.convex
-        parts = split_clump(here, options.min_seed_radius_um / um, options.saddle, None if one else bodies[window])
+        bodies = here
+        if not one:
+            bodies = fill_holes((here & (gaps[window] == 0)).astype(np.uint8), options.hole_um2 / um**2)
+        parts = split_clump(here, options.min_seed_radius_um / um, options.saddle, bodies)
         nuclear = np.bincount(parts[nuclei[window] > 0], minlength=parts.max() + 1) * um**2
         for part in range(1, parts.max() + 1):
             if nuclear[part] >= options.min_nucleus_um2:

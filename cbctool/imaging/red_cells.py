@@ -2,9 +2,9 @@
 
 Red cells touch, overlap and lie in piles, so that no threshold parts them; but each is a disc of known size, and where
 two overlap both outlines are seen. Every edge pixel votes for the centres that lie a red-cell radius up its density
-gradient (Kimme, Ballard & Sklansky 1975, gradient-directed circle Hough transform). Around each peak of votes the outline
-is the closed path, one radius per ray, with the largest total drop of density outwards, by dynamic programming (cf.
-Malpica & Ortiz 2001; Schmidt et al. 2018 for star-convex outlines). Candidates that claim the same cell are settled by
+gradient (gradient-directed circle Hough transform; Kimme, Ballard & Sklansky 1975). Around each peak of votes the
+outline is the closed path, one radius per ray, with the largest total drop of density outwards, by dynamic programming
+(star-convex outlines: cf. Schmidt et al. 2018). Candidates that claim the same cell are settled by
 the share of their outline that shows an edge.
 """
 
@@ -18,6 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cbctool.imaging.split import disk, fill_holes
+from cbctool.records import RED_CELL_UM
+
+_STEP_COST = np.float32(0.02)
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class RedCellOptions:
     rays : int
         Points of an outline.
     size_pull, size_play_um : float
-        Loss per um that a radius differs from 3.75 um by more than the play: without an edge, a cell is a red cell's size.
+        Loss per um that a radius differs from 3.75 um by more than the play: where no edge shows, the usual size.
     strongest_edge : float
         Steeper drops count no more than this, so that the pile's dark rim does not outbid a cell's own outline.
     edge_of_field : float
@@ -115,9 +118,8 @@ def find_red_cells(
     (N, rays, 2) float32 array
         Row and column of each outline's points, going round.
     """
-    mask = foreground * (cell_labels == 0).astype(np.uint8)
-    mask = fill_holes(mask, options.hole_um2 / um**2)
-    mask = cv2.morphologyEx(mask, cv2.MORPH_OPEN, disk(0.5 / um))
+    free = foreground * (cell_labels == 0).astype(np.uint8)
+    mask: NDArray[Any] = cv2.morphologyEx(fill_holes(free, options.hole_um2 / um**2), cv2.MORPH_OPEN, disk(0.5 / um))
     # green and blue: haemoglobin absorbs both, platelets and stain hardly blue
     absorbance = cv2.transform(density, np.array([[0.0, 0.5, 0.5]]))
     absorbance[mask == 0] = 0
@@ -126,9 +128,7 @@ def find_red_cells(
         return np.zeros((0, options.rays, 2), np.float32)
     radii, support = _outlines(absorbance, mask, seeds, red_level, um, options)
     kept = _settle(seeds, radii, support, um, options)
-    angles = 2 * np.pi * np.arange(options.rays) / options.rays
-    direction = np.stack([np.sin(angles), np.cos(angles)], axis=1)
-    outlines = seeds[kept, np.newaxis] + radii[kept, :, np.newaxis] / um * direction
+    outlines = seeds[kept, np.newaxis] + radii[kept, :, np.newaxis] / um * _directions(options.rays)
     whole = _centre_in_field(outlines, mask.shape, options.min_depth)
     return np.asarray(outlines[whole], dtype=np.float32)
 
@@ -183,29 +183,30 @@ def _outlines(
 ) -> tuple[NDArray[Any], NDArray[Any]]:
     """Best closed outline around each seed: radii (n, rays), um, and the share of it that shows an edge (n,)."""
     radius = np.arange(options.ray_um[0], options.ray_um[1] + 1e-6, um)
-    angles = 2 * np.pi * np.arange(options.rays) / options.rays
-    direction = np.stack([np.sin(angles), np.cos(angles)], axis=1)
-    reach = np.concatenate([[0.0], radius, [radius[-1] + um]]) / um
-    points = seeds[:, np.newaxis, np.newaxis] + reach[:, np.newaxis] * direction[:, np.newaxis]  # (n, rays, r, 2)
-    height, width = mask.shape
-    row = np.rint(points[..., 0]).astype(np.int32)
-    col = np.rint(points[..., 1]).astype(np.int32)
-    outside_field = (row < 0) | (row >= height) | (col < 0) | (col >= width)
-    np.clip(row, 0, height - 1, out=row)
-    np.clip(col, 0, width - 1, out=col)
-    level = absorbance[row, col].astype(np.float32)
-    inside = (mask[row, col] > 0) & ~outside_field
+    reach = np.concatenate([[radius[0] - um], radius, [radius[-1] + um]]) / um
+    direction = _directions(options.rays)
+    offset = (reach[:, np.newaxis] * direction[:, np.newaxis]).astype(np.float32)  # (rays, r, 2)
+    # One gather for everything: 0 is background, 255 beyond the field, in between the cells' own density.
+    margin = int(np.ceil(reach[-1])) + 1
+    framed = cv2.copyMakeBorder(
+        np.minimum(np.maximum(absorbance, mask), 254), margin, margin, margin, margin, cv2.BORDER_CONSTANT, value=255
+    )
+    start = (seeds + margin + 0.5).astype(np.float32)[:, np.newaxis, np.newaxis]
+    row = (start[..., 0] + offset[..., 0]).astype(np.int32)  # all positive: the fraction is cut off, not rounded
+    col = (start[..., 1] + offset[..., 1]).astype(np.int32)
+    level = framed.ravel()[row * np.int32(framed.shape[1]) + col]
+    beyond, empty = level == 255, level == 0
+    density = np.where(beyond, np.uint8(0), level).astype(np.float32)
     # drop of density outwards across each radius
-    drop = (level[..., :-2] - level[..., 2:]) / red_level
+    drop = (density[..., :-2] - density[..., 2:]) / np.float32(red_level)
     # once the ray has left the foreground, there is no cell any more
-    left = np.cumsum(~inside[..., 1:-1], axis=-1) > 1
+    left = np.cumsum(empty[..., 1:-1], axis=-1, dtype=np.int8) > 1
     # at the border of the field there is no edge to see: neither for nor against
-    seen = ~outside_field[..., 1:-1]
-    gain = np.clip(drop, -0.5, options.strongest_edge)
-    cut = outside_field[..., 1:-1]
-    gain = np.where(cut, options.edge_of_field, gain)
-    prior = -options.size_pull * np.clip(np.abs(radius - 3.75) - options.size_play_um, 0, None)
-    gain = gain + prior - 2.0 * (left & seen)
+    cut = beyond[..., 1:-1]
+    gain = np.where(cut, np.float32(options.edge_of_field), np.clip(drop, -0.5, options.strongest_edge))
+    pull = options.size_pull * np.clip(np.abs(radius - RED_CELL_UM / 2) - options.size_play_um, 0, None)
+    gain -= pull.astype(np.float32)
+    gain[left & ~cut] -= 2.0
     path = _closed_paths(gain)
     chosen = np.take_along_axis(np.where(cut, np.nan, drop), path[..., np.newaxis], -1)[..., 0]
     visible = ~np.isnan(chosen)
@@ -234,21 +235,22 @@ def _closed_paths(gain: NDArray[Any]) -> NDArray[Any]:
     Viterbi's algorithm run twice round, so that the end meets the beginning.
     """
     count, rays, steps = gain.shape
-    total = np.zeros((count, steps), gain.dtype)
+    total = np.full((count, steps + 2), -1e9, np.float32)  # framed by impossible radii
+    total[:, 1:-1] = 0
     back = np.empty((2 * rays, count, steps), np.int8)
     for turn in range(2 * rays):
-        padded = np.pad(total, ((0, 0), (1, 1)), constant_values=-1e9)
-        options = np.stack([padded[:, :-2] - 0.02, padded[:, 1:-1], padded[:, 2:] - 0.02])
-        choice = options.argmax(axis=0)
-        back[turn] = choice - 1
-        total = np.take_along_axis(options, choice[np.newaxis], 0)[0] + gain[:, turn % rays]
+        shorter, longer = total[:, :-2] - _STEP_COST, total[:, 2:] - _STEP_COST
+        best = np.maximum(np.maximum(shorter, longer), total[:, 1:-1])
+        back[turn] = (longer == best).astype(np.int8) - (shorter == best)
+        back[turn][total[:, 1:-1] == best] = 0
+        total[:, 1:-1] = best + gain[:, turn % rays]
     path = np.empty((count, rays), np.int64)
-    here = total.argmax(axis=1)
+    here = total[:, 1:-1].argmax(axis=1)
     everyone = np.arange(count)
     for turn in range(2 * rays - 1, rays // 2 - 1, -1):
         if turn < rays + rays // 2:
             path[:, turn % rays] = here
-        here = here + back[turn, everyone, here]
+        here = np.clip(here + back[turn, everyone, here], 0, steps - 1)
     return path
 
 
@@ -256,31 +258,41 @@ def _settle(
     seeds: NDArray[Any], radii: NDArray[Any], support: NDArray[Any], um: float, options: RedCellOptions
 ) -> NDArray[Any]:
     """Indices of the candidates kept: best supported first, none that shares too much of its box with a better one."""
-    angles = 2 * np.pi * np.arange(options.rays) / options.rays
-    rows = seeds[:, :1] * um + radii * np.sin(angles)
-    cols = seeds[:, 1:] * um + radii * np.cos(angles)
-    top, bottom, left, right = rows.min(1), rows.max(1), cols.min(1), cols.max(1)
-    area = (bottom - top) * (right - left)
+    direction = _directions(options.rays)
+    points = seeds[:, np.newaxis] * um + radii[..., np.newaxis] * direction
+    low, high = points.min(axis=1), points.max(axis=1)
+    area = (high - low).prod(axis=1)
     polygon = 0.5 * np.sin(2 * np.pi / options.rays) * (radii * np.roll(radii, 1, axis=1)).sum(axis=1)
     order = np.argsort(-support, kind="stable")
     order = order[(support[order] >= options.min_support) & (polygon[order] >= options.min_um2)]
-    step = options.vote_um_per_px
-    points = np.rint(np.stack([cols, rows], axis=2) / step).astype(np.int32)
-    taken = np.zeros(np.maximum(points.max(axis=(0, 1))[::-1] + 1, 1), np.uint8)
+    shared = np.ones((len(seeds), len(seeds)), np.float32)
+    for axis in range(2):
+        overlap = np.minimum.outer(high[:, axis], high[:, axis]) - np.maximum.outer(low[:, axis], low[:, axis])
+        shared *= np.clip(overlap, 0, None)
+    same = shared > options.same_cell * np.minimum.outer(area, area)
+    meets = shared > 0
+    corners = np.rint(points[..., ::-1] / options.vote_um_per_px).astype(np.int32)
+    taken = np.zeros(np.maximum(corners.max(axis=(0, 1))[::-1] + 1, 1), np.uint8)
+    blocked = np.zeros(len(seeds), bool)
+    crowded = meets[:, order].sum(axis=1) > 1
     kept: list[int] = []
     for candidate in order:
-        if kept:
-            height = np.minimum(bottom[kept], bottom[candidate]) - np.maximum(top[kept], top[candidate])
-            width = np.minimum(right[kept], right[candidate]) - np.maximum(left[kept], left[candidate])
-            shared = np.clip(height, 0, None) * np.clip(width, 0, None)
-            if (shared > options.same_cell * np.minimum(area[kept], area[candidate])).any():
-                continue
-        x0, y0 = np.maximum(points[candidate].min(axis=0), 0)
-        x1, y1 = points[candidate].max(axis=0) + 1
-        window = taken[y0:y1, x0:x1]
-        own = cv2.fillPoly(np.zeros(window.shape, np.uint8), [points[candidate] - [x0, y0]], 1)
-        if own.size == 0 or (own & (1 - window)).sum() < options.own * own.sum():
+        if blocked[candidate]:
             continue
-        window |= own
+        if crowded[candidate]:
+            x0, y0 = np.maximum(corners[candidate].min(axis=0), 0)
+            x1, y1 = corners[candidate].max(axis=0) + 1
+            window = taken[y0:y1, x0:x1]
+            body = cv2.fillPoly(np.zeros(window.shape, np.uint8), [corners[candidate] - [x0, y0]], 1)
+            if body.size == 0 or cv2.countNonZero(body & (1 - window)) < options.own * cv2.countNonZero(body):
+                continue
+            window |= body
+        blocked |= same[candidate]
         kept.append(int(candidate))
     return np.array(sorted(kept), dtype=np.int64)
+
+
+def _directions(rays: int) -> NDArray[Any]:
+    """Unit vectors (rays, 2), row and column, going round."""
+    angles = 2 * np.pi * np.arange(rays) / rays
+    return np.stack([np.sin(angles), np.cos(angles)], axis=1)
