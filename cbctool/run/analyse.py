@@ -17,7 +17,7 @@ from cbctool import __version__
 from cbctool.errors import ExitCode
 from cbctool.records import Failure, Slide
 from cbctool.run import manifest
-from cbctool.run.discover import Discovery, discover_slides
+from cbctool.run.discover import Discovery, discover_slides, folder_name
 from cbctool.run.pipeline import (
     Analyser,
     FieldsProgress,
@@ -163,7 +163,8 @@ def write_tables(
             logger.warning("%s: cannot be read any more (%s) and is written anew", table, error)
     for row in rows:
         known[row["slide"]] = row
-    report.write_run(out, [known[name] for name in sorted(known)], [*old_failures, *failures], analyser.style)
+    rows = [known[name] for name in sorted(known)]
+    report.write_run(out, rows, [*old_failures, *failures], analyser.style, folder_of=folder_name)
 
 
 def with_twins_named(slides: Sequence[Slide], out: Path) -> list[Slide]:

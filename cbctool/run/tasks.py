@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import os
 import statistics
 import time
 from collections.abc import Mapping
@@ -195,7 +196,7 @@ def slide_result(evidence: SlideEvidence, context: RunContext) -> SlideResult:
         flags=tuple(interpretation.flags),
         weights=context.weights,
         um_per_px=statistics.median(summary.scale.um_per_px for summary in fields),
-        analysed_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        analysed_at=_now().isoformat(timespec="seconds"),
         version=context.version,
         identity=evidence.identity,
         device=context.device,
@@ -204,6 +205,12 @@ def slide_result(evidence: SlideEvidence, context: RunContext) -> SlideResult:
         warnings=tuple(dict.fromkeys(warnings)),
         failures=evidence.failures,
     )
+
+
+def _now() -> datetime:
+    """The time that results carry; ``SOURCE_DATE_EPOCH`` sets it, so that a run can be repeated to the byte."""
+    epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
+    return datetime.fromtimestamp(int(epoch), tz=UTC) if epoch.isdigit() else datetime.now(UTC)
 
 
 def _monolayer_only(tiles: list[FieldSummary]) -> list[FieldSummary]:
