@@ -375,7 +375,8 @@ def test_monolayer_by_cover_and_overlap() -> None:
     cover = np.array([0.02, 0.3, 0.3, 0.9, 0.3, math.nan, 0.01])
     overlap = np.array([0.0, 0.1, 0.9, 0.95, 0.1, math.nan, math.nan])
     fit = np.array([True, True, True, True, False, True, False])
-    uses = choose_monolayer(cover, overlap, fit)
+    uses = choose_monolayer(cover, overlap, fit, MonolayerOptions(max_overlap=0.8))
+    assert choose_monolayer(cover, overlap, fit)[2] is TileUse.COUNTED
     assert uses == (
         TileUse.TOO_THIN, TileUse.COUNTED, TileUse.TOO_THICK, TileUse.TOO_THICK, TileUse.UNFIT, TileUse.UNFIT,
         TileUse.TOO_THIN,
