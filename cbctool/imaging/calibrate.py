@@ -424,8 +424,8 @@ class RedCellOptions:
         Green density that a body must have at least; red density that haemoglobin never reaches (natural logarithms).
     elongation : float
         A chord this much longer than a cell's short ones runs on into a neighbour.
-    min_cells, enough_cells : int
-        Fewer single cells give no scale; so many end the search for the magnification.
+    min_cells, enough_cells, many_cells : int
+        Fewer single cells give no scale; so many end the search for the magnification; so many need no second look.
     enough_area : float
         Share of the blood's area that single cells must have for that.
     systematic : float
@@ -448,6 +448,7 @@ class RedCellOptions:
     elongation: float = 1.35
     min_cells: int = 2
     enough_cells: int = 8
+    many_cells: int = 16
     enough_area: float = 0.25
     systematic: float = 0.03
     search_px: tuple[float, ...] = (40.0, 60.0, 90.0, 28.0, 135.0, 19.0, 200.0, 13.0)
@@ -490,19 +491,24 @@ def estimate_scale(rgb: Array, options: RedCellOptions | None = None) -> RedCell
         if len(found) >= options.enough_cells and share > options.enough_area:
             break
     for _ in range(2):
-        if len(cells) < options.min_cells or abs(zoom * float(np.median(cells)) / options.cell_px - 1.0) < 0.05:
+        if len(cells) < options.min_cells or abs(zoom * float(np.median(cells)) / options.cell_px - 1.0) < 0.01:
             break
         zoom = options.cell_px / float(np.median(cells))
         cells, _ = _single_cells(rgb, zoom, options)
     if len(cells) < options.min_cells:
         return None
+    seen = len(cells)
+    if seen < options.many_cells:
+        # Where cells are few, which of them pass hangs on single pixels: pool what is seen at zooms close by.
+        near = [_single_cells(rgb, zoom * factor, options)[0] for factor in (0.86, 0.93, 1.07, 1.14)]
+        cells = np.concatenate([cells, *near])
     diameter = float(np.median(cells))
     # Standard error of a median: 1.25 sigma / sqrt(n). Red cells of one person vary by 6-7 %, so a few that happen
     # to agree prove little.
     sigma = max(0.06, 1.4826 * float(np.median(np.abs(cells - diameter))) / diameter)
-    statistical = 1.2533 * sigma / math.sqrt(len(cells))
+    statistical = 1.2533 * sigma / math.sqrt(seen)
     um_per_px = RED_CELL_UM / (diameter * options.margin)
-    return RedCellScale(um_per_px, math.hypot(statistical, options.systematic), len(cells))
+    return RedCellScale(um_per_px, math.hypot(statistical, options.systematic), seen)
 
 
 def _single_cells(rgb: Array, zoom: float, options: RedCellOptions) -> tuple[Array, float]:

@@ -1,0 +1,311 @@
+"""White point, illumination and scale: what a cast, a lamp or a resize does must not matter."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+from collections import defaultdict
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cbctool.errors import CalibrationError
+from cbctool.imaging.calibrate import (
+    RedCellOptions,
+    RedCellScale,
+    estimate_background,
+    estimate_scale,
+    find_surround,
+    normalise,
+    resolve_scale,
+)
+from cbctool.records import RED_CELL_UM, Scale, ScaleSource
+
+DATA = Path(os.environ.get("CBCTOOL_DATA", Path(__file__).resolve().parents[1].parent / "shared" / "data"))
+real = pytest.mark.skipif(not DATA.is_dir(), reason="real data not found (CBCTOOL_DATA or ../shared/data)")
+
+
+DISC = 0.92
+"""um/px found on flat, slightly blurred discs, over 7.5 um by their diameter."""
+
+
+def smear(diameter=40, shape=(300, 400), pitch=1.3, seed=0, colour=(190, 165, 160), background=(210, 212, 205)):
+    """A field of round red cells on a lattice, jittered, with soft edges."""
+    rng = np.random.default_rng(seed)
+    rgb = np.full((*shape, 3), background, np.uint8)
+    for row in np.arange(0.7 * diameter, shape[0] - 0.6 * diameter, pitch * diameter):
+        for col in np.arange(0.7 * diameter, shape[1] - 0.6 * diameter, pitch * diameter):
+            centre = [round(16 * (value + rng.uniform(-0.1, 0.1) * diameter)) for value in (col, row)]
+            cv2.circle(rgb, centre, round(8 * diameter), colour, -1, cv2.LINE_AA, 4)
+    return cv2.GaussianBlur(rgb, (0, 0), max(0.4, 0.02 * diameter))
+
+
+def is_background(rgb):
+    return cv2.erode((rgb[..., 1] > 205).astype(np.uint8), np.ones((5, 5))) > 0
+
+
+# ---------------------------------------------------------------------------------------------------------- background
+
+
+def test_background_becomes_white_and_cells_keep_their_density():
+    rgb = smear()
+    flat = normalise(rgb)
+    assert flat.white_level == pytest.approx((210, 212, 205), abs=2.5)
+    assert np.median(flat.rgb[is_background(rgb)], axis=0) == pytest.approx((255, 255, 255), abs=1)
+    cell = rgb[..., 1] <= 165
+    assert np.median(flat.rgb[cell], axis=0) == pytest.approx(np.array([190, 165, 160]) * 255 / [210, 212, 205], abs=3)
+    assert not flat.surround.any()
+    assert flat.rgb.dtype == np.uint8
+
+
+@settings(max_examples=10, deadline=None)
+@given(gains=st.tuples(*[st.floats(0.5, 1.15)] * 3))
+def test_a_colour_cast_does_not_matter(gains):
+    rgb = smear(background=(205, 205, 205), colour=(205, 165, 160))
+    cast = np.clip(np.rint(rgb * np.array(gains)), 0, 255).astype(np.uint8)
+    difference = normalise(cast).rgb.astype(int) - normalise(rgb).rgb
+    assert np.abs(difference).mean() < 2.0
+
+
+@pytest.mark.parametrize(("strength", "centre"), [(0.2, (0.5, 0.5)), (0.14, (0.3, 0.6))])
+def test_vignetting_is_flattened(strength, centre):
+    rgb = smear(shape=(480, 640))
+    y, x = np.mgrid[0:480, 0:640]
+    radius2 = ((y / 480 - centre[0]) ** 2 + (x / 640 - centre[1]) ** 2) / 0.25
+    dark = (rgb * (1 - strength * radius2)[..., None]).astype(np.uint8)
+    mask = is_background(rgb)
+    assert dark[mask].min() < 0.75 * rgb[mask].min()
+    assert np.percentile(normalise(dark).rgb[mask], 2) > 243
+
+
+def test_a_cell_that_fills_half_the_field_is_not_background():
+    rgb = smear(shape=(300, 400))
+    cv2.circle(rgb, (200, 150), 140, (190, 170, 195), -1)  # pale cytoplasm, half of the field
+    cv2.circle(rgb, (200, 150), 90, (110, 70, 150), -1)
+    background = estimate_background(rgb)
+    assert background.levels.reshape(-1, 3).mean(axis=0) == pytest.approx((210, 212, 205), abs=4)
+    flat = background.apply(rgb)
+    assert flat[150, 60 + 15] == pytest.approx(np.array([190, 170, 195]) * 255 / [210, 212, 205], abs=8)
+
+
+def test_seventy_percent_cover():
+    rgb = smear(diameter=60, shape=(480, 640), pitch=1.06)
+    background = estimate_background(rgb)
+    assert background.cover > 0.6
+    assert background.white_level == pytest.approx((210, 212, 205), abs=3)
+
+
+def test_black_surround_is_masked_and_does_not_darken_the_white_point():
+    rgb = smear(shape=(480, 640))
+    mask = np.zeros((480, 640), np.uint8)
+    cv2.circle(mask, (320, 240), 230, 255, -1)
+    phone = (rgb * (cv2.GaussianBlur(mask, (0, 0), 3)[..., None] / 255.0)).astype(np.uint8)
+    flat = normalise(phone)
+    rows, cols = np.mgrid[0:480, 0:640]
+    distance = np.hypot(rows - 240, cols - 320)
+    assert flat.surround[distance > 235].all()
+    assert not flat.surround[distance < 195].any()
+    assert flat.white_level == pytest.approx((210, 212, 205), abs=4)
+    assert (flat.rgb[flat.surround] == 255).all()
+
+
+def test_a_dark_nucleus_at_the_border_is_no_surround():
+    rgb = smear()
+    cv2.circle(rgb, (0, 150), 60, (60, 30, 110), -1)
+    assert not find_surround(rgb).any()
+
+
+def test_window_and_resized_copy_get_the_gain_of_their_place():
+    rgb = smear(shape=(400, 600))
+    ramp = np.linspace(0.7, 1.0, 600)[None, :, None]
+    rgb = (rgb * ramp).astype(np.uint8)
+    background = estimate_background(rgb)
+    whole = background.apply(rgb).astype(int)
+    window = background.apply(rgb[100:220, 300:500], row0=100, col0=300, scale=1.0)
+    assert np.abs(window - whole[100:220, 300:500]).max() <= 3
+    half = cv2.resize(rgb, (300, 200), interpolation=cv2.INTER_AREA)
+    reference = cv2.resize(whole.astype(np.uint8), (300, 200), interpolation=cv2.INTER_AREA).astype(int)
+    assert np.abs(background.apply(half) - reference).mean() < 1.0
+    part = background.apply(half[50:150, 100:250], row0=100, col0=200, scale=0.5)
+    assert np.abs(part - reference[50:150, 100:250]).mean() < 1.0
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 200), (28, 28), (64, 1)])
+@pytest.mark.parametrize("level", [0, 120, 255])
+def test_small_and_plain_pictures_do_not_fail(shape, level):
+    rgb = np.full((*shape, 3), level, np.uint8)
+    flat = normalise(rgb)
+    assert flat.rgb.shape == rgb.shape
+    assert (flat.rgb == (255 if level else 0)).all()
+
+
+def test_other_arrays_are_refused():
+    with pytest.raises(ValueError, match="uint8"):
+        normalise(np.zeros((10, 10), np.uint8))
+    with pytest.raises(ValueError, match="uint8"):
+        normalise(np.zeros((10, 10, 3), np.float32))
+
+
+# --------------------------------------------------------------------------------------------------------------- scale
+
+
+@pytest.mark.parametrize("diameter", [20, 30, 48, 75, 105, 140])
+def test_scale_of_round_cells_without_knowing_it(diameter):
+    rgb = normalise(smear(diameter, shape=(diameter * 7, diameter * 9))).rgb
+    found = estimate_scale(rgb)
+    assert found is not None
+    # A drawn disc has no rounded rim: what people would draw round it lies on it, and the margin is on top.
+    assert found.um_per_px == pytest.approx(DISC * RED_CELL_UM / diameter, rel=0.05)
+    assert found.n_single_red_cells >= 20
+    assert 0.0 < found.relative_uncertainty < 0.06
+
+
+def test_scale_survives_touching_cells():
+    rgb = normalise(smear(45, shape=(400, 500), pitch=1.0)).rgb
+    found = estimate_scale(rgb)
+    assert found is not None
+    assert found.um_per_px == pytest.approx(DISC * RED_CELL_UM / 45, rel=0.06)
+
+
+def test_uncertainty_falls_with_cells():
+    few = estimate_scale(normalise(smear(60, shape=(200, 260))).rgb)
+    many = estimate_scale(normalise(smear(30, shape=(300, 400))).rgb)
+    assert few is not None
+    assert many is not None
+    assert few.n_single_red_cells < many.n_single_red_cells
+    assert few.relative_uncertainty > many.relative_uncertainty
+
+
+@pytest.mark.parametrize("what", ["empty", "one white cell", "platelets"])
+def test_no_red_cells_no_scale(what):
+    rgb = np.full((300, 400, 3), 255, np.uint8)
+    if what == "one white cell":
+        cv2.circle(rgb, (200, 150), 70, (205, 190, 225), -1)
+        cv2.circle(rgb, (200, 150), 50, (110, 70, 170), -1)
+    if what == "platelets":
+        for i in range(12):
+            cv2.circle(rgb, (40 + 80 * (i % 4), 60 + 90 * (i // 4)), 20, (165, 130, 200), -1, cv2.LINE_AA)
+    assert estimate_scale(rgb) is None
+
+
+def test_one_cell_is_too_few():
+    rgb = np.full((300, 400, 3), 255, np.uint8)
+    cv2.circle(rgb, (200, 150), 40, (230, 190, 190), -1, cv2.LINE_AA)
+    assert estimate_scale(rgb) is None
+    assert RedCellOptions().min_cells > 1
+
+
+# --------------------------------------------------------------------------------------------------------------- order
+
+OWN = RedCellScale(0.1, 0.04, 12)
+SLIDE = Scale(0.11, ScaleSource.SLIDE, 0.03, 200)
+
+
+@pytest.mark.parametrize(
+    ("given_scale", "metadata", "own", "slide", "expected"),
+    [
+        (0.2, 0.1, OWN, SLIDE, (0.2, ScaleSource.GIVEN)),
+        (None, 0.105, OWN, SLIDE, (0.105, ScaleSource.METADATA)),
+        (None, None, OWN, SLIDE, (0.1, ScaleSource.RED_CELLS)),
+        (None, None, None, SLIDE, (0.11, ScaleSource.SLIDE)),
+        (None, 25400 / 72, OWN, None, (0.1, ScaleSource.RED_CELLS)),
+        (None, 25400 / 300, None, SLIDE, (0.11, ScaleSource.SLIDE)),
+        (None, None, RedCellScale(0.1, 0.09, 2), SLIDE, (0.11, ScaleSource.SLIDE)),
+        (None, None, RedCellScale(0.1, 0.09, 2), None, (0.1, ScaleSource.RED_CELLS)),
+    ],
+)
+def test_order_of_trust(given_scale, metadata, own, slide, expected):
+    scale, _ = resolve_scale(given_scale, metadata, own, slide)
+    assert (scale.um_per_px, scale.source) == expected
+    if own is None:
+        assert math.isnan(scale.red_cell_um_per_px)
+    else:
+        assert (scale.red_cells, scale.red_cell_um_per_px) == (own.n_single_red_cells, own.um_per_px)
+
+
+def test_disagreement_is_a_warning_and_agreement_is_none():
+    assert resolve_scale(None, 0.105, OWN)[1] == ()
+    (warning,) = resolve_scale(None, 0.2, OWN, name="a.tif")[1]
+    assert "a.tif" in warning
+    assert "0.2" in warning
+    assert "0.1" in warning
+    assert resolve_scale(0.05, None, OWN)[1] != ()
+
+
+def test_screen_resolution_is_named_and_not_used():
+    scale, (warning,) = resolve_scale(None, 352.8, OWN)
+    assert scale.source is ScaleSource.RED_CELLS
+    assert "352.8" in warning
+
+
+def test_no_scale_is_an_error_with_advice():
+    with pytest.raises(CalibrationError, match="photo") as caught:
+        resolve_scale(None, None, None, name="photo.jpg")
+    assert "--um-per-px" in caught.value.advice
+
+
+@pytest.mark.parametrize("bad", [0.0, -0.1, math.nan])
+def test_given_scale_must_be_positive(bad):
+    with pytest.raises(ValueError, match="positive"):
+        resolve_scale(bad, None, None)
+
+
+# ---------------------------------------------------------------------------------------------------------- real fields
+
+
+def annotated_diameters(table, key, prefix, suffix, size):
+    """Median side of the uncut red-cell boxes of each picture."""
+    sides = defaultdict(list)
+    with (DATA / table).open() as lines:
+        for row in csv.DictReader(lines):
+            left, top, right, bottom = (float(row[name]) for name in ("xmin", "ymin", "xmax", "ymax"))
+            if row["name"] == "RBC" and min(left, top) > 2 and right < size[0] - 2 and bottom < size[1] - 2:
+                sides[DATA / f"{prefix}{row[key]}{suffix}"].append((right - left + bottom - top) / 2)
+    return {path: float(np.median(values)) for path, values in sides.items() if len(values) >= 4}
+
+
+@pytest.mark.real
+@real
+@pytest.mark.parametrize(
+    ("table", "key", "prefix", "suffix", "size", "found_share"),
+    [
+        ("bccd/boxes_txl.csv", "id", "bccd/images/", ".jpg", (640, 480), 0.9),
+        ("pbc/boxes.csv", "path", "pbc/", "", (180, 180), 0.75),
+    ],
+)
+def test_scale_agrees_with_boxes_and_stays_when_resized(table, key, prefix, suffix, size, found_share):
+    truth = annotated_diameters(table, key, prefix, suffix, size)
+    paths = sorted(truth)[:: max(1, len(truth) // 12)]
+    ratios, resized = [], []
+    for path in paths:
+        rgb = cv2.imread(str(path))[..., ::-1].copy()
+        found = estimate_scale(normalise(rgb).rgb)
+        if found is None:
+            continue
+        ratios.append(RED_CELL_UM / found.um_per_px / truth[path])
+        small = cv2.resize(rgb, None, fx=0.6, fy=0.6, interpolation=cv2.INTER_AREA)
+        again = estimate_scale(normalise(small).rgb)
+        if again is not None:
+            resized.append(0.6 * again.um_per_px / found.um_per_px)
+    assert len(ratios) >= found_share * len(paths)
+    assert np.median(ratios) == pytest.approx(1.0, abs=0.05)
+    assert np.median(resized) == pytest.approx(1.0, abs=0.015)
+    assert np.mean(np.abs(np.array(resized) - 1) < 0.03) > 0.6
+
+
+@pytest.mark.real
+@real
+def test_half_resolution_and_original_agree():
+    originals = sorted((DATA / "all_idb1" / "original").glob("*.jpg"))
+    assert originals
+    for path in originals[:2]:
+        both = [cv2.imread(str(p))[..., ::-1].copy() for p in (path, path.parents[1] / "images" / path.name)]
+        full, half = (estimate_scale(normalise(rgb).rgb) for rgb in both)
+        assert full is not None
+        assert half is not None
+        assert half.um_per_px / full.um_per_px == pytest.approx(2.0, rel=0.03)
