@@ -39,7 +39,7 @@ DEBRIS = "stain debris"
 RED_CELL_EDGE_UM = RED_CELL_UM / 1.065
 """Mean diameter of a drawn red cell at its visible edge, micrometres.
 
-The project's 7.5 um is the side of the boxes that people draw, which are 1.03 (PBC) to 1.10 (BCCD) times the visible edge.
+The project's 7.5 um is the side of the boxes that people draw: 1.03 (PBC) to 1.10 (BCCD) times the visible edge.
 """
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+from scipy.spatial import cKDTree
 
 from cbctool.records import CellClass
 from cbctool.synthetic.cells import BLAST, DEBRIS, RED_CELL, SMUDGE, draw
@@ -252,26 +253,32 @@ def _place_red_cells(
     In a monolayer 76 % keep clear, 14 % touch, 10 % overlap (BCCD by eye); thicker blood overlaps more.
     """
     area = ground.height_um * ground.width_um
-    wanted = round(count * (ground.height_um + 2 * extra) * (ground.width_um + 2 * extra) / max(area, 1e-9))
-    large = np.array(ground.centres, np.float64).reshape(-1, 2)
-    reaches = np.array(ground.reaches, np.float64)
-    centres = np.empty((wanted, 2))
+    height, width = ground.height_um + 2 * extra, ground.width_um + 2 * extra
+    wanted = round(count * height * width / area)
     overlapping = 0.10 + float(np.clip(count * RED_CELL_AREA_UM2 / area - 0.4, 0.0, 0.75))
     shares = [0.85 * (1 - overlapping), 0.15 * (1 - overlapping), overlapping]
-    placed: list[Placed] = []
-    for _ in range(wanted):
-        least = float(rng.choice([7.6, 6.8, 3.9], p=shares))
-        n = len(placed)
-        rows = rng.uniform(-extra, ground.height_um + extra, 24)
-        cols = rng.uniform(-extra, ground.width_um + extra, 24)
-        near_large = np.hypot(rows[:, None] - large[:, 0], cols[:, None] - large[:, 1]) - reaches < 3.1
-        near_red = np.hypot(rows[:, None] - centres[:n, 0], cols[:, None] - centres[:n, 1]) < least
-        good = np.flatnonzero(~near_large.any(axis=1) & ~near_red.any(axis=1))
-        if good.size == 0:
-            continue
-        row, col = float(rows[good[0]]), float(cols[good[0]])
-        centres[n] = row, col
-        placed.append(Placed(RED_CELL, int(rng.integers(distinct)), row, col, int(rng.integers(8))))
+    # Random sequential adsorption: candidates come in turn, and one that lies too near to an accepted one is dropped.
+    tries = 8 * wanted
+    candidates = rng.uniform(-extra, [height - extra, width - extra], (tries, 2))
+    least = rng.choice([7.6, 6.8, 3.9], tries, p=shares)
+    blocked = np.zeros(tries, bool)
+    for centre, reach in zip(ground.centres, ground.reaches, strict=True):
+        blocked |= np.hypot(*(candidates - centre).T) - reach < 3.1
+    candidates, least = candidates[~blocked], least[~blocked]
+    near: list[list[int]] = [[] for _ in candidates]
+    for first, second in cKDTree(candidates).query_pairs(7.6, output_type="ndarray") if len(candidates) else ():
+        near[max(first, second)].append(min(first, second))
+    accepted = np.zeros(len(candidates), bool)
+    for i, others in enumerate(near):
+        taken = [j for j in others if accepted[j]]
+        if not taken or np.hypot(*(candidates[taken] - candidates[i]).T).min() >= least[i]:
+            accepted[i] = True
+            wanted -= 1
+            if wanted <= 0:
+                break
+    chosen = candidates[accepted].tolist()
+    drawings, turns = rng.integers(distinct, size=len(chosen)).tolist(), rng.integers(8, size=len(chosen)).tolist()
+    placed = [Placed(RED_CELL, d, row, col, t) for (row, col), d, t in zip(chosen, drawings, turns, strict=True)]
     for cell in placed:
         ground.lay((cell.row_um, cell.col_um), 3.55)
     return placed

@@ -28,7 +28,6 @@ BLOCK_UM = 200.0
 
 _REACH_UM = 15.0  # no drawing reaches farther from its centre (the largest paper is 30 um wide)
 _LAYOUTS = 96  # different layouts per thickness; blocks share them, so that a slide costs a few hundred layouts at most
-_DISTINCT = 64  # different drawings per name
 _TILE_PX = 512
 _CHUNK_PX = 2048
 _MONOLAYER_COVER = 0.36
@@ -50,6 +49,8 @@ class WholeSmear:
         Name in ``LOOKS``; a scanner's light is even, so its unevenness is left out.
     nucleated_per_mm2 : float
         Nucleated cells per mm2 of monolayer.
+    distinct : int
+        How many different drawings of each name there are.
     """
 
     shape: tuple[int, int]
@@ -58,6 +59,7 @@ class WholeSmear:
     recipe: str = "normal"
     look: str = "peach"
     nucleated_per_mm2: float = 200.0
+    distinct: int = 64
 
     def cover(self, row_um: float, col_um: float) -> float:
         """Return the share of the glass under red cells at a place, were none to overlap; above 0.5 is thick."""
@@ -201,24 +203,21 @@ def _block(smear: WholeSmear, block_row: int, block_col: int) -> tuple[Placed, .
     if cover <= 0:
         return ()
     rng = np.random.default_rng([smear.seed, block_row + 1, block_col + 1])
-    cells = _layout(smear.recipe, round(cover, 2), smear.nucleated_per_mm2, int(rng.integers(_LAYOUTS)), smear.seed)
+    cells = _layout(replace(smear, shape=(0, 0)), round(cover, 2), int(rng.integers(_LAYOUTS)))
     kept = rng.random(len(cells))
     moved = (Placed(c.name, c.drawing, row_um + c.row_um, col_um + c.col_um, c.turn) for c in cells)
     return tuple(c for c, chance in zip(moved, kept, strict=True) if chance * cover < smear.cover(c.row_um, c.col_um))
 
 
 @lru_cache(maxsize=4096)
-def _layout(recipe: str, cover: float, nucleated_per_mm2: float, number: int, seed: int) -> tuple[Placed, ...]:
-    rng = np.random.default_rng([seed, round(cover * 100), number])
-    density = nucleated_per_mm2 * min(cover / _MONOLAYER_COVER, 2.0)
+def _layout(smear: WholeSmear, cover: float, number: int) -> tuple[Placed, ...]:
+    rng = np.random.default_rng([smear.seed, round(cover * 100), number])
+    density = smear.nucleated_per_mm2 * min(cover / _MONOLAYER_COVER, 2.0)
     nucleated = int(rng.poisson(density * (BLOCK_UM / 1000) ** 2))
-    mixture = RECIPES[recipe]
+    mixture = RECIPES[smear.recipe]
     counts = field_counts(mixture, nucleated, BLOCK_UM, BLOCK_UM, rng, cover)
     # Nucleated cells keep clear of the block's border, so that those of two blocks never lie on each other.
-    cells = place_cells(
-        counts, BLOCK_UM, BLOCK_UM, rng, mixture.clustered, distinct=64, margin_um=12.0, overhang_um=0.0
-    )
-    return tuple(cells)
+    return tuple(place_cells(counts, BLOCK_UM, BLOCK_UM, rng, mixture.clustered, smear.distinct, 12.0, 0.0))
 
 
 @lru_cache(maxsize=16)
