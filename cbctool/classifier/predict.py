@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from cbctool.classifier.unknown import unknown_score
 from cbctool.classifier.weights import load_weights
 from cbctool.errors import UsageError
 from cbctool.records import CLASSES, CROP_PX, Scores, WeightsInfo
@@ -98,7 +99,7 @@ class Classifier:
             batch = crops[start : start + self._batch]
             stop = start + len(batch)
             logits[start:stop], unlike[start:stop] = self._forward(batch)
-        return Scores(softmax(logits / self.info.temperature), unlike)
+        return Scores(softmax(logits / self.info.temperature), unknown_score(logits, unlike))
 
     def _forward(self, batch: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         count = len(batch)

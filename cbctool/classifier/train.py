@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from cbctool.classifier import augment
 from cbctool.classifier.predict import find_device
+from cbctool.classifier.unknown import unknown_score
 from cbctool.classifier.weights import build, write_whole
 
 logger = logging.getLogger(__name__)
@@ -223,7 +224,8 @@ def outputs(network: nn.Module, crops: NDArray[np.uint8], batch: int = 256) -> t
             one, two = network(torch.from_numpy(crops[start : start + batch]).to(device))
             logits.append(one.float().cpu().numpy())
             unlike.append(two.float().cpu().numpy())
-    return np.concatenate(logits), np.concatenate(unlike)
+    stacked = np.concatenate(logits)
+    return stacked, unknown_score(stacked, np.concatenate(unlike))
 
 
 def _batch(

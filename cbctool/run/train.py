@@ -10,7 +10,6 @@ from __future__ import annotations
 import datetime
 import hashlib
 import logging
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -97,8 +96,7 @@ class TrainingData:
     """What a training needs.
 
     ``train`` may have a margin around its windows; ``val`` and ``test`` are windows of 28 x 28. ``outliers`` are at the
-    scale of ``train``; ``unknown`` are windows that set the abstention threshold. ``shown`` are the first training
-    samples for the card.
+    scale of ``train``; ``unknown`` are windows that set the threshold of the unknown-score.
     """
 
     train: Pictures
@@ -204,11 +202,11 @@ def finish(data: TrainingData, trained: Trained, options: TrainOptions, request:
     """Calibrate on the validation cells, score the test cells, write the files."""
     info = calibrate(trained, data, options, request.out.name)
     network = trained.network
-    logits, unlike = outputs(network, data.test.pictures)
+    logits, unknown = outputs(network, data.test.pictures)
     probabilities = softmax(logits / info.temperature)
-    called = (probabilities.max(axis=1) >= info.abstain_below) & (unlike <= info.unknown_above)
+    called = (probabilities.max(axis=1) >= info.abstain_below) & (unknown <= info.unknown_above)
     test = evaluate(probabilities, data.test.labels, called)
-    test["unknown_rate"] = class_rates(unlike > info.unknown_above, data.test.labels)
+    test["unknown_rate"] = class_rates(unknown > info.unknown_above, data.test.labels)
     kept = ("n", "accuracy", "balanced_accuracy", "macro_f1", "ece", "nll", "coverage", "selective_accuracy")
     info = replace(
         info,
@@ -234,20 +232,15 @@ def finish(data: TrainingData, trained: Trained, options: TrainOptions, request:
 
 def calibrate(trained: Trained, data: TrainingData, options: TrainOptions, name: str) -> WeightsInfo:
     """Temperature and thresholds from the validation cells (and ``unknown``), stain range from the training cells."""
-    logits, unlike = outputs(trained.network, data.val.pictures)
+    logits, unknown = outputs(trained.network, data.val.pictures)
     temperature = fit_temperature(logits, data.val.labels)
-    unknown_above = fit_unknown(unlike) if float(np.ptp(unlike)) > 0 else math.inf
-    confidence = softmax(logits / temperature).max(axis=1)
-    abstain_below = fit_abstention(confidence, unlike <= unknown_above, COVERAGE)
+    unknown_above = fit_unknown(unknown)
     if data.unknown is not None and len(data.unknown):
-        strange, strange_unlike = outputs(trained.network, data.unknown)
-        if math.isfinite(unknown_above):
-            lowest = float(np.quantile(unlike, KNOWN_KEPT))
-            unknown_above = float(np.clip(np.quantile(strange_unlike, UNKNOWN_LET_THROUGH), lowest, unknown_above))
-        else:  # the study's network has no unknown-score: its confidence has to do
-            sure = softmax(strange / temperature).max(axis=1)
-            highest = float(np.quantile(confidence, 1 - KNOWN_KEPT))
-            abstain_below = max(abstain_below, min(float(np.quantile(sure, 1 - UNKNOWN_LET_THROUGH)), highest))
+        _, strange = outputs(trained.network, data.unknown)
+        lowest = float(np.quantile(unknown, KNOWN_KEPT))
+        unknown_above = float(np.clip(np.quantile(strange, UNKNOWN_LET_THROUGH), lowest, unknown_above))
+    confidence = softmax(logits / temperature).max(axis=1)
+    abstain_below = fit_abstention(confidence, unknown <= unknown_above, COVERAGE)
     margin = int(data.train.pictures.shape[1] - data.train.window_px) // 2
     inner = slice(margin, data.train.pictures.shape[1] - margin)
     nucleated = data.train.labels != CLASSES.index(CellClass.PLATELET)
@@ -264,7 +257,7 @@ def calibrate(trained: Trained, data: TrainingData, options: TrainOptions, name:
         abstain_below=abstain_below,
         unknown_above=unknown_above,
         confusion=(),
-        unknown_percentiles=tuple(np.percentile(unlike, [1, 50, 99]).tolist()) if math.isfinite(unknown_above) else (),
+        unknown_percentiles=tuple(np.percentile(unknown, [1, 50, 99]).tolist()),
         stain_od=tuple(tuple(float(v) for v in row) for row in percentiles),
     )
 

@@ -61,7 +61,6 @@ def card_text(info: WeightsInfo, extra: Mapping[str, Any], test: Mapping[str, An
         f"| {name.replace('_', ' ')} | {row['n']} | {row['recall']:.3f} | {row['precision']:.3f} | {row['f1']:.3f} |"
         for name, row in test["per_class"].items()
     ]
-    unknown = "none" if not np.isfinite(info.unknown_above) else f"{info.unknown_above:.3f}"
     started = f", started from {extra['started_from']}" if extra["started_from"] else ""
     licence = f" ({extra['licence']})" if extra["licence"] else ""
     return f"""# {info.name}
@@ -85,7 +84,7 @@ For research use and preliminary counts. Trained {info.date} on {info.trained_on
 | accuracy of what is called | {test["selective_accuracy"]:.4f} |
 
 Temperature {info.temperature:.3f}; no call below a probability of {info.abstain_below:.3f} or above an unknown-score of
-{unknown}.
+{info.unknown_above:.3f}.
 
 | class | cells | recall | precision | F1 |
 |---|---|---|---|---|

@@ -1,0 +1,164 @@
+"""How the classifier does on other laboratories' cells, cut by the project's own segmentation. Checks; fits nothing.
+
+``python scripts/check_classifier.py --data ../shared/data --split train`` scores BCCD's leukocytes of named class
+(argmax over all eight outputs; a cell that is missed or gets no call counts as wrong) and the unknown-score: ALL-IDB1's
+blasts against the leukocytes of its healthy fields, red cells and made debris against leukocytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from cbctool.classifier import Classifier
+from cbctool.errors import CbctoolError
+from cbctool.imaging.crop import crop_windows
+from cbctool.imaging.field import ImagingOptions, analyse_field
+from cbctool.imaging.read import read_field
+from cbctool.records import CLASSES, CellKind, FieldResult
+from cbctool.run.score_crops import auroc, calls_made
+
+_BCCD_UM_PER_PX = 7.5 / 103  # one camera: the median red-cell box of its fields is 103 px wide
+_REACH_UM = 5.0  # a point or box centre belongs to the nucleated cell nearest to it within this distance
+
+
+def main() -> None:
+    """Print the figures as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--split", default="train", help="of BCCD: train to choose by, val once at the end")
+    parser.add_argument("--weights", type=Path)
+    parser.add_argument("--cache", type=Path, help="crops (.npz), cut where it is not there")
+    options = parser.parse_args()
+    if options.cache is not None and options.cache.is_file():
+        with np.load(options.cache) as file:
+            cut = dict(file)
+    else:
+        cut = {**cut_bccd(options.data / "bccd", options.split), **cut_all_idb1(options.data / "all_idb1")}
+        if options.cache is not None:
+            np.savez(options.cache, **cut)
+    print(json.dumps(figures(Classifier(options.weights, "cpu"), cut), indent=1))
+
+
+def figures(classifier: Classifier, cut: dict[str, NDArray[Any]]) -> dict[str, Any]:
+    """Accuracy on named leukocytes, AUROC of the unknown-score."""
+    labels, found = cut["bccd_labels"], cut["bccd_found"].astype(bool)
+    scores = classifier.classify(cut["bccd_crops"])
+    calls = np.where(found, scores.probabilities.argmax(axis=1), -1)
+    classified = found & calls_made(scores, classifier.info)
+    names = {label: str(CLASSES[label]) for label in np.unique(labels)}
+    recall = {name: float((calls[labels == label] == label).mean()) for label, name in names.items()}
+    many = [name for label, name in names.items() if (labels == label).sum() >= 10 or label == 5]
+    idb = {name: classifier.classify(cut[f"idb_{name}"]) for name in ("blast", "healthy", "red_cells")}
+    bccd_red = classifier.classify(cut["bccd_red_cells"])
+    return {
+        "weights": classifier.info.sha256,
+        "bccd": {
+            "cells": len(labels),
+            "found": float(found.mean()),
+            "accuracy": float((calls == labels).mean()),
+            "accuracy_of_found": float((calls == labels)[found].mean()),
+            "accuracy_with_abstention": float(((calls == labels) & classified).mean()),
+            "balanced_accuracy": float(np.mean([recall[name] for name in many])),
+            "recall": recall,
+            "coverage_of_found": float(classified[found].mean()),
+            "calls": {str(c): int((calls == i).sum()) for i, c in enumerate(CLASSES)},
+            "red_cells_auroc": auroc(scores.unknown[found], bccd_red.unknown),
+        },
+        "all_idb1": {
+            "blasts": len(idb["blast"].unknown),
+            "healthy": len(idb["healthy"].unknown),
+            "blasts_auroc": auroc(idb["healthy"].unknown, idb["blast"].unknown),
+            "blasts_uncalled": float((~calls_made(idb["blast"], classifier.info)).mean()),
+            "healthy_uncalled": float((~calls_made(idb["healthy"], classifier.info)).mean()),
+            "red_cells_auroc": auroc(idb["healthy"].unknown, idb["red_cells"].unknown),
+        },
+    }
+
+
+def cut_bccd(folder: Path, split: str) -> dict[str, NDArray[Any]]:
+    """Crops of the one named leukocyte of each field (that of the largest box), white where none was found."""
+    table = pd.read_csv(folder / "fields.csv").fillna("")
+    order = {str(name): number for number, name in enumerate(CLASSES)}
+    crops, labels, found, red = [], [], [], []
+    for row in table[(table["split"] == split)].itertuples():
+        label = order.get(str(row.wbc_classes).lower())
+        boxes = [
+            [float(one.findtext(f"bndbox/{side}", "0")) for side in ("ymin", "xmin", "ymax", "xmax")]
+            for one in ElementTree.parse(folder / "annotations" / f"{row.id}.xml").iter("object")
+            if one.findtext("name") == "WBC"
+        ]
+        if label is None or not boxes:
+            continue
+        ymin, xmin, ymax, xmax = max(boxes, key=lambda b: (b[2] - b[0]) * (b[3] - b[1]))
+        result = _analyse(folder / "images" / f"{row.id}.jpg", _BCCD_UM_PER_PX)
+        centre = np.array([[(ymin + ymax) / 2, (xmin + xmax) / 2]])
+        reach = max(ymax - ymin, xmax - xmin) / 2
+        nearest = _nearest(result, centre, reach)[0]
+        crops.append(result.crops[nearest] if nearest >= 0 else np.full((28, 28, 3), 255, np.uint8))
+        labels.append(label)
+        found.append(nearest >= 0)
+        red.append(_red_cells(folder / "images" / f"{row.id}.jpg", result, 3))
+    return {
+        "bccd_crops": np.stack(crops),
+        "bccd_labels": np.array(labels),
+        "bccd_found": np.array(found),
+        "bccd_red_cells": np.concatenate(red),
+    }
+
+
+def cut_all_idb1(folder: Path) -> dict[str, NDArray[Any]]:
+    """Crops at the marked blasts, of the nucleated cells of healthy fields, and of red cells."""
+    points = pd.read_csv(folder / "points.csv")
+    parts: dict[str, list[NDArray[np.uint8]]] = {"blast": [], "healthy": [], "red_cells": []}
+    for path in sorted((folder / "images").iterdir()):
+        try:
+            result = _analyse(path)
+        except CbctoolError as error:
+            print(f"{path.name}: {error.message}")
+            continue
+        mine = points[points["id"] == path.stem]
+        kind = "blast" if path.stem.endswith("_1") else "other"
+        centres = mine.loc[mine["kind"] == kind, ["y", "x"]].to_numpy(float)
+        nearest = _nearest(result, centres, _REACH_UM / result.summary.scale.um_per_px)
+        cells = [result.cells[i] for i in result.crop_cells[nearest[nearest >= 0]]]
+        whole = [not cell.touches_edge and cell.kind == CellKind.NUCLEATED for cell in cells]
+        name = "blast" if kind == "blast" else "healthy"
+        parts[name].append(result.crops[nearest[nearest >= 0]][np.array(whole, bool)])
+        if name == "healthy":
+            parts["red_cells"].append(_red_cells(path, result, 10))
+    return {f"idb_{name}": np.concatenate(crops) for name, crops in parts.items()}
+
+
+def _analyse(path: Path, um_per_px: float | None = None) -> FieldResult:
+    return analyse_field(read_field(path, path.stem, path.name), ImagingOptions(), um_per_px)
+
+
+def _nearest(result: FieldResult, centres: NDArray[Any], reach_px: float) -> NDArray[np.int64]:
+    """Index of the crop of the nucleated cell nearest to each centre, -1 where none is within reach."""
+    cells = [result.cells[i] for i in result.crop_cells]
+    places = np.array([[c.row_px, c.col_px] if c.kind == CellKind.NUCLEATED else [np.inf, np.inf] for c in cells])
+    if not len(places):
+        return np.full(len(centres), -1)
+    distance = np.linalg.norm(centres[:, None] - places[None], axis=2)
+    return np.where(distance.min(axis=1) <= reach_px, distance.argmin(axis=1), -1)
+
+
+def _red_cells(path: Path, result: FieldResult, count: int) -> NDArray[np.uint8]:
+    from cbctool.imaging.calibrate import normalise
+
+    red = [c for c in result.cells if c.kind == CellKind.ERYTHROCYTE and not c.touches_edge][:count]
+    centres = np.array([[c.row_px, c.col_px] for c in red])
+    rgb = normalise(read_field(path, path.stem, path.name).rgb).rgb
+    return crop_windows(rgb, centres, result.summary.scale.um_per_px)
+
+
+if __name__ == "__main__":
+    main()
