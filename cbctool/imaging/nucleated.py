@@ -76,10 +76,10 @@ def find_nucleated(
     reasons : list of str
     """
     azure = np.asarray(cv2.medianBlur(azure, 3))
-    eosin = cv2.medianBlur(eosin, 5)
+    eosin = np.asarray(cv2.medianBlur(eosin, 5))
     low = max(options.min_azure_od * DENSITY_UNIT, options.cell_level * red_level)
     low_eosin = max(options.min_azure_od * DENSITY_UNIT / 2, options.eosin_level * red_level)
-    stained = ((azure > low) | (eosin > low_eosin)).astype(np.uint8)
+    stained: NDArray[Any] = ((azure > low) | (eosin > low_eosin)).astype(np.uint8)
     nuclei = (azure > nuclear_threshold(azure, low, options)).astype(np.uint8)
     stained = cv2.morphologyEx(stained, cv2.MORPH_CLOSE, disk(options.close_um / um))
     stained = fill_holes(stained, options.hole_um2 / um**2, foreground, options.stained_hole_um2 / um**2)
@@ -175,16 +175,17 @@ def without_appendages(cell: NDArray[Any], um: float, options: NucleatedOptions)
     (h, w) bool array
     """
     radius = max(1, round(options.body_um / um))
-    padded = np.pad(cell.astype(np.uint8), radius + 1)
-    body = cv2.dilate(cv2.morphologyEx(padded, cv2.MORPH_OPEN, disk(radius)), np.ones((3, 3), np.uint8))
-    count, pieces, stats, _ = cv2.connectedComponentsWithStats(padded & (1 - body), connectivity=4)
+    padded: NDArray[Any] = np.pad(cell.astype(np.uint8), radius + 1)
+    body: NDArray[Any] = cv2.dilate(cv2.morphologyEx(padded, cv2.MORPH_OPEN, disk(radius)), np.ones((3, 3), np.uint8))
+    hanging = cv2.bitwise_and(padded, 1 - body)
+    count, pieces, stats, _ = cv2.connectedComponentsWithStats(hanging, connectivity=4)
     kept = padded > 0
     for piece in range(1, count):
         area = stats[piece, cv2.CC_STAT_AREA] * um**2
         if not options.appendage_um2[0] <= area <= options.appendage_um2[1]:
             continue
-        here = (pieces == piece).astype(np.uint8)
-        neck = int((cv2.dilate(here, np.ones((3, 3), np.uint8)) & body).sum()) / 2 * um
+        here: NDArray[Any] = (pieces == piece).astype(np.uint8)
+        neck = cv2.countNonZero(cv2.bitwise_and(cv2.dilate(here, np.ones((3, 3), np.uint8)), body)) / 2 * um
         thickness = 2 * float(cv2.distanceTransform(here, cv2.DIST_L2, 3).max()) * um
         if thickness >= options.appendage_thickness_um and neck <= options.neck * 2 * np.sqrt(area / np.pi):
             kept &= here == 0

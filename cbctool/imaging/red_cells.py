@@ -152,7 +152,7 @@ def _seeds(
     to_col = np.rint(cols + reach[:, np.newaxis] * (dx[rows, cols] / slope)).astype(np.int64)
     inside = (to_row >= 0) & (to_row < height) & (to_col >= 0) & (to_col < width)
     weights = np.broadcast_to(weight, to_row.shape)[inside]
-    votes = np.bincount(to_row[inside] * width + to_col[inside], weights, height * width)
+    votes: NDArray[Any] = np.bincount(to_row[inside] * width + to_col[inside], weights, height * width)
     votes = cv2.GaussianBlur(votes.reshape(height, width).astype(np.float32), (0, 0), 1.5)
     # an ideal disc: its whole perimeter, edges about two pixels wide, spread over the blur
     ideal = 2 * np.pi * 0.5 * (low + high) * 2 / (2 * np.pi * (1.5**2 + 0.6))

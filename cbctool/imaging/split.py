@@ -106,7 +106,7 @@ def fill_holes(
     area = stats[:, cv2.CC_STAT_AREA]
     fill = area <= max_px
     if likely is not None:
-        share = np.bincount(labels[likely > 0], minlength=len(area)) / area
+        share = np.bincount(labels[likely > 0], minlength=len(area)) / np.maximum(area, 1)
         fill |= (area <= likely_max_px) & (share > 0.7)
     fill[0] = False
     return np.asarray(mask | fill[labels].astype(np.uint8))

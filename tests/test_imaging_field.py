@@ -1,0 +1,76 @@
+"""One field from pixels to result: scale, crops, thumbnails, preview."""
+
+from __future__ import annotations
+
+import io
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from cbctool.errors import CalibrationError
+from cbctool.imaging.field import analyse_field
+from cbctool.records import CellKind, Field, Scale, ScaleSource
+
+
+def smear(with_leukocyte=True):
+    """Twelve red cells of 75 px and a leukocyte: 0.1 um/px."""
+    rgb = np.full((480, 640, 3), 235, np.uint8)
+    for row in range(60, 480, 120):
+        for col in range(60, 640, 130):
+            if (row, col) != (180, 320):
+                cv2.circle(rgb, (col, row), 37, (215, 175, 190), -1)
+    if with_leukocyte:
+        cv2.circle(rgb, (320, 180), 55, (180, 160, 215), -1)
+        cv2.circle(rgb, (320, 180), 40, (85, 50, 150), -1)
+    return cv2.GaussianBlur(rgb, (0, 0), 1.2)
+
+
+def test_a_field_is_analysed():
+    result = analyse_field(Field("slide", "a.jpg", smear()))
+
+    scale = result.summary.scale
+    assert scale.source is ScaleSource.RED_CELLS
+    assert scale.um_per_px == pytest.approx(0.1, rel=0.08)
+    assert scale.red_cells >= 10
+    nucleated = [cell for cell in result.cells if cell.kind is CellKind.NUCLEATED]
+    assert len(nucleated) == 1
+    assert (nucleated[0].row_px, nucleated[0].col_px) == pytest.approx((180, 320), abs=3)
+    assert result.crops.shape == (1, 28, 28, 3)
+    assert result.crop_cells.tolist() == [result.cells.index(nucleated[0])]
+    assert Image.open(io.BytesIO(result.thumbnails[0])).size == (96, 96)
+    assert result.summary.area_mm2 == pytest.approx(480 * 640 * scale.um_per_px**2 / 1e6, rel=1e-6)
+    assert Image.open(io.BytesIO(result.summary.preview_jpeg)).size == (640, 480)
+    assert result.summary.quality.fit, result.summary.quality.reason
+    assert all(value >= 0 for value in result.seconds.values())
+
+
+def test_the_scale_comes_by_order_of_trust():
+    rgb = smear()
+    slide = Scale(0.11, ScaleSource.SLIDE, 0.02)
+    given = analyse_field(Field("s", "a", rgb, um_per_px=0.12), None, 0.105, slide).summary.scale
+    assert (given.um_per_px, given.source) == (0.105, ScaleSource.GIVEN)
+    assert given.red_cell_um_per_px == pytest.approx(0.1, rel=0.08)
+    stated = analyse_field(Field("s", "a", rgb, um_per_px=0.12), None, None, slide).summary.scale
+    assert (stated.um_per_px, stated.source) == (0.12, ScaleSource.METADATA)
+    own = analyse_field(Field("s", "a", rgb), None, None, slide).summary.scale
+    assert own.source is ScaleSource.RED_CELLS
+
+
+def test_a_field_without_red_cells_borrows_the_slide_scale_or_says_what_to_pass():
+    empty = Field("s", "empty.png", np.full((200, 300, 3), 240, np.uint8))
+    borrowed = analyse_field(empty, None, None, Scale(0.2, ScaleSource.RED_CELLS, 0.03, 40, 0.2))
+    assert borrowed.summary.scale.source is ScaleSource.SLIDE
+    assert borrowed.cells == ()
+    assert borrowed.crops.shape == (0, 28, 28, 3)
+    assert borrowed.thumbnails == ()
+    with pytest.raises(CalibrationError, match=r"empty\.png.*--um-per-px"):
+        analyse_field(empty)
+
+
+def test_a_large_preview_is_reduced():
+    rgb = np.full((1000, 3200, 3), 240, np.uint8)
+    summary = analyse_field(Field("s", "a", rgb), None, 0.1).summary
+    assert summary.preview_scale == 0.5
+    assert Image.open(io.BytesIO(summary.preview_jpeg)).size == (1600, 500)

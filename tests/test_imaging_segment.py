@@ -1,0 +1,225 @@
+"""Finding cells in drawn fields: kinds, places, splitting, colour casts, magnifications."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cbctool.imaging.calibrate import normalise
+from cbctool.imaging.measure import measure_cells
+from cbctool.imaging.nucleated import NucleatedOptions, without_appendages
+from cbctool.imaging.segment import segment
+from cbctool.imaging.split import fill_holes, solidity, split_clump
+from cbctool.imaging.stain import align_channels, azure_density, optical_density, red_cell_colour
+from cbctool.records import CellKind
+
+DATA = Path(os.environ.get("CBCTOOL_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+
+RED_CELL = (235, 190, 205)
+NUCLEUS = (90, 50, 160)
+CYTOPLASM = (190, 170, 225)
+PLATELET = (150, 110, 190)
+
+
+def draw(side_um=60.0, um_per_px=0.1, red=(), leukocytes=(), platelets=(), shift=(0.0, 0.0)):
+    """A field with cells at (row, column) in um; red cells absorb on top of each other."""
+    size = round(side_um / um_per_px)
+    density = np.zeros((size, size, 3))
+
+    def disc(centre, radius):
+        mask = np.zeros((size, size), np.uint8)
+        place = tuple(round((value + move) / um_per_px) for value, move in zip(centre[::-1], shift[::-1], strict=True))
+        cv2.circle(mask, place, round(radius / um_per_px), 1, -1)
+        return mask > 0
+
+    for centre in red:
+        density[disc(centre, 3.75)] -= np.log(np.array(RED_CELL) / 255)
+    for centre in leukocytes:
+        density[disc(centre, 6.0)] = -np.log(np.array(CYTOPLASM) / 255)
+        density[disc(centre, 4.0)] = -np.log(np.array(NUCLEUS) / 255)
+    for centre in platelets:
+        density[disc(centre, 1.2)] = -np.log(np.array(PLATELET) / 255)
+    rgb = 255 * np.exp(-density)
+    return cv2.GaussianBlur(rgb, (0, 0), 0.15 / um_per_px).round().astype(np.uint8)
+
+
+SCENE = {
+    "red": [(10, 10), (10, 30), (12, 50), (30, 12), (50, 15), (50, 30), (48, 50), (30, 50)],
+    "leukocytes": [(31, 31)],
+    "platelets": [(20, 20), (40, 42)],
+}
+
+
+def counts(rgb, um_per_px=0.1):
+    kinds = [cell.kind for cell in measure_cells(segment(rgb, um_per_px), *rgb.shape[:2])]
+    return {kind: kinds.count(kind) for kind in CellKind}
+
+
+TRUTH = {CellKind.NUCLEATED: 1, CellKind.PLATELET: 2, CellKind.ERYTHROCYTE: 8, CellKind.ARTEFACT: 0}
+
+
+def test_every_cell_of_a_drawn_field_is_found():
+    assert counts(draw(**SCENE)) == TRUTH
+
+
+@pytest.mark.parametrize("um_per_px", [0.06, 0.12, 0.2, 0.25])
+def test_magnification_does_not_matter(um_per_px):
+    assert counts(draw(um_per_px=um_per_px, **SCENE), um_per_px) == TRUTH
+
+
+@pytest.mark.parametrize("gains", [(1.0, 0.9, 0.7), (0.7, 0.8, 1.0), (0.75, 1.0, 0.75)])
+def test_colour_cast_does_not_matter(gains):
+    cast = (draw(**SCENE) * np.array(gains)).astype(np.uint8)
+    assert counts(normalise(cast).rgb) == TRUTH
+
+
+def test_cells_lie_where_they_were_drawn():
+    rgb = draw(**SCENE)
+    cells = measure_cells(segment(rgb, 0.1), *rgb.shape[:2])
+    leukocyte = next(cell for cell in cells if cell.kind is CellKind.NUCLEATED)
+    assert (leukocyte.row_px, leukocyte.col_px) == pytest.approx((310, 310), abs=3)
+    assert leukocyte.ymax_px - leukocyte.ymin_px == pytest.approx(120, abs=12)
+    red = np.array([(cell.row_px, cell.col_px) for cell in cells if cell.kind is CellKind.ERYTHROCYTE])
+    for centre in SCENE["red"]:
+        assert np.abs(red - 10.0 * np.array(centre)).max(axis=1).min() < 4
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.tuples(st.floats(-3, 3), st.floats(-3, 3)))
+def test_a_moved_field_gives_moved_cells(shift):
+    assert counts(draw(shift=shift, **SCENE)) == TRUTH
+
+
+def test_overlapping_red_cells_are_counted_one_by_one():
+    rgb = draw(red=[(20, 20), (20, 25), (40, 30), (44, 33), (15, 45)])
+    assert counts(rgb)[CellKind.ERYTHROCYTE] == 5
+
+
+def test_touching_leukocytes_are_two():
+    rgb = draw(red=SCENE["red"][:3], leukocytes=[(31, 22), (31, 33.5)])
+    assert counts(rgb)[CellKind.NUCLEATED] == 2
+
+
+def test_a_platelet_on_a_red_cell_is_found():
+    rgb = draw(red=SCENE["red"], platelets=[(30, 12)])
+    found = counts(rgb)
+    assert found[CellKind.PLATELET] == 1
+    assert found[CellKind.ERYTHROCYTE] == 8
+
+
+def test_a_red_cell_is_counted_where_its_centre_is_in_the_field():
+    rgb = draw(red=[*SCENE["red"], (-2, 40), (61.5, 40)])
+    assert counts(rgb)[CellKind.ERYTHROCYTE] == 8
+    rgb = draw(red=[*SCENE["red"], (1.5, 40)])
+    assert counts(rgb)[CellKind.ERYTHROCYTE] == 9
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 200), (120, 120)])
+def test_an_empty_field_has_no_cells(shape):
+    rgb = np.full((*shape, 3), 255, np.uint8)
+    assert measure_cells(segment(rgb, 0.1), *shape) == ()
+
+
+def test_scale_must_be_positive():
+    with pytest.raises(ValueError, match="positive"):
+        segment(np.zeros((5, 5, 3), np.uint8), 0.0)
+
+
+def test_red_cells_have_no_azure_density_however_deep():
+    rgb = draw(red=[(20, 20), (20, 25), (20, 22)])
+    density = optical_density(rgb)
+    azure = azure_density(density, red_cell_colour(density, 0.02))
+    assert np.percentile(azure, 99) <= 0.1 * density[..., 1].max()
+
+
+def test_displaced_blue_is_laid_back_on_green():
+    density = optical_density(draw(um_per_px=0.25, red=SCENE["red"]))
+    moved = density.copy()
+    moved[..., 2] = np.roll(density[..., 2], (1, -1), (0, 1))
+
+    aligned = align_channels(moved)
+
+    def apart(blue):
+        return np.abs(blue.astype(int) - density[..., 2])[4:-4, 4:-4].mean()
+
+    assert apart(aligned[..., 2]) < 0.6 * apart(moved[..., 2])
+
+
+def dumbbell(distance, radius=10):
+    mask = np.zeros((40, 80), np.uint8)
+    cv2.circle(mask, (20, 20), radius, 1, -1)
+    cv2.circle(mask, (20 + distance, 20), radius, 1, -1)
+    return mask
+
+
+@pytest.mark.parametrize(("distance", "bodies"), [(0, 1), (6, 1), (19, 2)])
+def test_a_clump_is_split_at_its_waist(distance, bodies):
+    mask = dumbbell(distance)
+    labels = split_clump(mask, 4, 0.8)
+    assert labels.max() == bodies
+    np.testing.assert_array_equal(labels > 0, mask > 0)
+
+
+def test_gaps_between_bodies_split_what_has_no_waist():
+    mask = np.ones((20, 40), np.uint8)
+    bodies = mask.copy()
+    bodies[:, 20] = 0
+    assert split_clump(mask, 4, 0.8).max() == 1
+    labels = split_clump(mask, 4, 0.8, bodies)
+    assert labels.max() == 2
+    assert (labels > 0).all()
+
+
+def test_holes_are_filled_by_size_and_by_what_is_in_them():
+    mask = np.ones((20, 20), np.uint8)
+    mask[3:5, 3:5] = 0
+    mask[8:14, 8:14] = 0
+    np.testing.assert_array_equal(fill_holes(mask, 4) == 0, np.pad(np.ones((6, 6), bool), ((8, 6), (8, 6))))
+    assert fill_holes(mask, 4, np.ones_like(mask), 40).all()
+
+
+def test_solidity():
+    assert solidity(np.ones((6, 6))) == 1
+    assert solidity(np.zeros((6, 6))) == 1
+    corner = np.tri(20, 20) > 0
+    corner[5:, :15] = False
+    assert solidity(corner) < 0.8
+
+
+def test_an_appendage_on_a_neck_is_dropped():
+    mask = np.zeros((80, 120), np.uint8)
+    cv2.circle(mask, (40, 40), 24, 1, -1)
+    cv2.circle(mask, (73, 40), 6, 1, -1)
+    mask[39:42, 60:70] = 1
+    kept = without_appendages(mask > 0, 0.25, NucleatedOptions())
+    assert kept[40, 40]
+    assert not kept[40, 74]
+    assert kept[:, :60].sum() == mask[:, :60].sum()
+
+
+@pytest.mark.real
+def test_leukocytes_of_real_fields():
+    if not (DATA / "bccd").is_dir():
+        pytest.skip(f"no real data at {DATA}")
+    import xml.etree.ElementTree as ET
+
+    found = boxed = matched = 0
+    for path in sorted((DATA / "bccd" / "annotations").glob("*.xml"))[::29]:
+        rgb = cv2.imread(str(DATA / "bccd" / "images" / f"{path.stem}.jpg"))[..., ::-1].copy()
+        cells = measure_cells(segment(normalise(rgb).rgb, 7.5 / 103), *rgb.shape[:2])
+        centres = [(cell.row_px, cell.col_px) for cell in cells if cell.kind is CellKind.NUCLEATED]
+        boxes = [
+            [float(item.find("bndbox").find(side).text) for side in ("ymin", "xmin", "ymax", "xmax")]
+            for item in ET.parse(path).getroot().iter("object")
+            if item.find("name").text == "WBC"
+        ]
+        found, boxed = found + len(centres), boxed + len(boxes)
+        matched += sum(any(y0 < r < y1 and x0 < c < x1 for r, c in centres) for y0, x0, y1, x1 in boxes)
+    assert matched == boxed
+    assert found <= boxed + 1
