@@ -16,7 +16,39 @@ from cbctool.records import CellKind
 
 @dataclass(frozen=True)
 class NucleatedOptions:
-    """How nucleated cells are told and taken apart."""
+    """How nucleated cells are told and taken apart.
+
+    Levels are in units of the field's red-cell density. Chosen on BCCD, PBC and ALL-IDB1 (VALIDATION.md has the figures).
+
+    Attributes
+    ----------
+    min_azure_od : float
+        Floor of the cell's outline where red cells are very pale.
+    cell_level, eosin_level : float
+        Azure and eosin density of the cell's outline. Medians of cytoplasm: 1.4 (BCCD) and up; eosinophil granules 0.7.
+    nucleus_over_cell : float
+        A nucleus is at least this much denser than the outline.
+    min_nucleus_um2, min_cell_um2 : float
+        10: the pyknotic nucleus of an erythroblast, 3.6 um across.
+    close_um, open_um : float
+        Radii that join grains and remove fringes.
+    hole_um2, stained_hole_um2 : float
+        Vacuoles, and pale but absorbing cytoplasm, that are filled.
+    min_seed_radius_um : float
+        Smallest inscribed circle of a cell: small lymphocytes have 3, lobes of a nucleus 2.
+    saddle : float
+        Waist over body at which touching cells part.
+    gap_um, gap_depth : float
+        Half-width and relative depth of the bright line between cells that press on each other.
+    one_cell_um2, convex : float
+        A body up to this size and solidity is one cell: monocytes reach 20 um across; two blasts of 10 um that overlap
+        by a fifth have 0.94.
+    body_um, appendage_um2, appendage_thickness_um, neck : float
+        What hangs on a cell: outside its opening by ``body_um``, as large and as thick as a platelet, on a neck
+        narrower than itself.
+    smudge_min_cells, smudge_hue, smudge_density, smudge_circularity : float
+        See :func:`find_smudges`.
+    """
 
     min_azure_od: float = 0.06
     cell_level: float = 0.6
