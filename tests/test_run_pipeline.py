@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import shutil
@@ -13,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from written import numbers, table
 
 from cbctool.errors import ExitCode, InputError, OutputError, UsageError, WeightsError
 from cbctool.records import Failure
@@ -21,38 +21,6 @@ from cbctool.run.analyse import RunReport, analyse
 from cbctool.run.pipeline import Analyser, Settings, SlideDone, slide_scale
 
 PER_SLIDE = {"report.pdf", "differential.csv", "cells.csv", "result.json", "manifest.json", "report.html"}
-TIMES = {
-    "seconds",
-    "analysed_at",
-    "started_at",
-    "finished_at",
-    "timestamp",
-    "issued",
-    "effectiveDateTime",
-    "lastUpdated",
-}
-
-
-def table(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-def without_times(value: object) -> object:
-    if isinstance(value, dict):
-        return {k: without_times(v) for k, v in value.items() if k not in TIMES}
-    return [without_times(v) for v in value] if isinstance(value, list) else value
-
-
-def numbers(out: Path) -> dict[str, object]:
-    """Every CSV and JSON of the slides, times and durations apart."""
-    found: dict[str, object] = {}
-    for path in sorted(out.rglob("*.json")):
-        if path.parent != out:
-            found[str(path.relative_to(out))] = without_times(json.loads(path.read_text(encoding="utf-8")))
-    for path in sorted(out.rglob("*.csv")):
-        found[str(path.relative_to(out))] = [without_times(row) for row in table(path)]
-    return found
 
 
 @pytest.fixture(scope="module")

@@ -494,7 +494,7 @@ def field_tasks(slide: Slide) -> list[FieldTask]:
     path = slide.paths[0]
     opened = open_whole_slide(path)
     try:
-        tiles = plan_tiles(opened)
+        tiles = plan_tiles(opened, um_per_px=slide.um_per_px)
     finally:
         opened.close()
     return [FieldTask(slide.name, tile.name, path, slide.um_per_px, tile=tile) for tile in tiles]

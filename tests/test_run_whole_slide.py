@@ -1,0 +1,53 @@
+"""A whole-slide file through the pipeline: the same cells as one field, each counted once, memory of a tile."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from written import table
+
+from cbctool.run.analyse import analyse
+from cbctool.run.pipeline import Settings
+from cbctool.synthetic.whole_slide import WholeSmear, write_pyramid
+
+
+@pytest.fixture(scope="module")
+def smear() -> WholeSmear:
+    return WholeSmear((1500, 4400), um_per_px=0.25, seed=3)
+
+
+def counted(path: Path) -> dict[str, NDArray[np.float64]]:
+    """Row and column of each cell in px, and the number of the field (tile) that it was seen in, by kind."""
+    found: dict[str, list[tuple[float, float, int]]] = {}
+    tiles: dict[str, int] = {}
+    for row in table(path):
+        tile = tiles.setdefault(row["field"], len(tiles))
+        found.setdefault(row["kind"], []).append((float(row["row_px"]), float(row["col_px"]), tile))
+    return {kind: np.array(rows) for kind, rows in found.items()}
+
+
+def test_tiles_give_the_cells_of_the_same_scene_as_one_field(smear: WholeSmear, tmp_path: Path) -> None:
+    slides = tmp_path / "slides"
+    slides.mkdir()
+    write_pyramid(slides / "scan.tif", smear, quality=95)
+    rgb = smear.region(0, 0, smear.shape)[0]
+    cv2.imwrite(str(slides / "photo.png"), rgb[..., ::-1])
+    out = tmp_path / "out"
+    report = analyse(slides, Settings(out=out, jobs=2, um_per_px=0.25))
+    assert not report.failures
+    scan, photo = counted(out / "scan" / "cells.csv"), counted(out / "photo" / "cells.csv")
+    result = json.loads((out / "scan" / "result.json").read_text(encoding="utf-8"))
+    assert len(result["fields"]) > 1  # there are seams
+    assert result["um_per_px"] == pytest.approx(0.25)
+    for kind, tolerance in (("nucleated", 0.03), ("erythrocyte", 0.05)):
+        tiles, whole = scan[kind], photo[kind]
+        assert len(tiles) == pytest.approx(len(whole), rel=tolerance, abs=2), kind
+        apart_um = 0.25 * cdist(tiles[:, :2], tiles[:, :2])
+        other_tile = tiles[:, None, 2] != tiles[None, :, 2]
+        assert apart_um[other_tile].min() > 1.5, f"{kind}: one cell counted twice at a seam"
+        nearest_um = 0.25 * cdist(whole[:, :2], tiles[:, :2]).min(1)
+        assert np.mean(nearest_um < 2.0) > 0.95, kind
