@@ -18,7 +18,7 @@ from cbctool.records import CellKind
 class NucleatedOptions:
     """How nucleated cells are told and taken apart.
 
-    Levels are in units of the field's red-cell density. Chosen on BCCD, PBC and ALL-IDB1 (VALIDATION.md has the figures).
+    Levels are in units of the field's red-cell density. Chosen by eye on BCCD, PBC and ALL-IDB1.
 
     Attributes
     ----------
