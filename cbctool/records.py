@@ -377,6 +377,7 @@ class Prediction:
     reason: str = ""
     blast_like: bool = False
     blast_reasons: tuple[str, ...] = ()
+    blast_evidence: float = math.nan  # log odds, blast to normal, the slide's distribution included; no probability
 
 
 @dataclass(frozen=True, slots=True)

@@ -116,14 +116,16 @@ def points(folder: Path) -> dict[str, list[tuple[str, float, float]]]:
     return found
 
 
-def labelled_evidence(fields: list[Analysed], folder: Path) -> tuple[list[float], list[float]]:
-    """Evidence of annotated blasts, and of the leukocytes of the healthy fields."""
+def labelled_evidence(fields: list[Analysed], folder: Path, alone: bool) -> tuple[list[float], list[float]]:
+    """Evidence of annotated blasts, and of the leukocytes of the healthy fields; ``alone`` without their slide's."""
     annotated = points(folder)
     blasts, healthy = [], []
     for field in fields:
         um = field.summary.scale.um_per_px
-        for observation, evidence in field.cell_evidence:
-            cell = observation.cell
+        for observation, own in field.cell_evidence:
+            cell, prediction = observation.cell, observation.prediction
+            assert prediction is not None
+            evidence = max(own if alone else prediction.blast_evidence, -50.0)
             near = [
                 (np.hypot(row - cell.row_px, col - cell.col_px) * um, kind)
                 for kind, row, col in annotated[field.path.stem]
@@ -190,8 +192,8 @@ def main() -> None:
     same_ill = [f for f, same in zip(ill, both[0], strict=True) if same]
     same_healthy = [f for f, same in zip(healthy, both[1], strict=True) if same]
     blobs, ill_blobs, healthy_blobs = best_blob_count(ill, healthy)
-    blasts, normal = labelled_evidence(fields, folder)
-    finite = [max(e, -50.0) for e in blasts], [max(e, -50.0) for e in normal]
+    blasts, normal = labelled_evidence(fields, folder, alone=False)
+    own_blasts, own_normal = labelled_evidence(fields, folder, alone=True)
 
     # Fields with too few single red cells borrow the scale of the others: 7.5 um over the 103 px of BCCD's boxes.
     borrowed = Scale(7.5 / 103, ScaleSource.SLIDE)
@@ -219,7 +221,8 @@ def main() -> None:
         "blobs_all_flagged": ill_blobs,
         "blobs_healthy_flagged": healthy_blobs,
         "camera_all_flagged": len(ill) - len(same_ill),
-        "cell_auroc": area_under_curve(*finite),
+        "cell_auroc": area_under_curve(blasts, normal),
+        "cell_alone_auroc": area_under_curve(own_blasts, own_normal),
         "blasts": len(blasts),
         "normal_leukocytes": len(normal),
         "bccd_flagged": sum(f.flagged for f in bccd),
@@ -242,9 +245,8 @@ def main() -> None:
     print(f"{'camera alone':34s}{share(len(ill) - len(same_ill), len(ill)):26s}{share(0, len(healthy))}")
     print(f"{'blast flag, camera with both':34s}{share(figures['one_camera_all_flagged'], len(same_ill)):26s}", end="")
     print(share(figures["one_camera_healthy_flagged"], len(same_healthy)))
-    print(
-        f"\ncells, blasts against healthy leukocytes: AUROC {figures['cell_auroc']:.3f} ({len(blasts)}, {len(normal)})"
-    )
+    print(f"\ncells: {len(blasts)} blasts against {len(normal)} leukocytes of healthy fields, AUROC ", end="")
+    print(f"{figures['cell_auroc']:.3f} with their slide's distribution, {figures['cell_alone_auroc']:.3f} without")
     print(f"BCCD: {share(figures['bccd_flagged'], len(bccd))} of fields flagged; pooled as one slide: ", end="")
     print("flagged" if figures["bccd_pooled_flagged"] else "not flagged")
     for field in wrong:

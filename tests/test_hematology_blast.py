@@ -1,7 +1,11 @@
 """Blast-likeness on hand-made nuclei; the flag on real leukaemia where the data is there."""
 
+import importlib.util
 import math
+import os
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,10 +17,12 @@ from cbctool.hematology.blast import (
     BlastOptions,
     cell_evidence,
     find_blasts,
+    is_flagged,
     nucleus_measures,
     red_cell_diameter_um,
     slide_evidence,
 )
+from cbctool.hematology.normal_cells import RED_CELL_SEGMENTED_UM
 from cbctool.records import CLASSES, RED_CELL_UM, CellClass, CellKind, CellStatus, Observation
 
 OPTIONS = BlastOptions()
@@ -68,8 +74,8 @@ def test_the_networks_word_counts():
 
 @given(st.lists(st.floats(-20, 8), min_size=0, max_size=40))
 def test_slide_evidence_is_never_negative_and_grows_with_a_blast(values):
-    less = slide_evidence(np.array(values), OPTIONS.normal_share)
-    more = slide_evidence(np.array([*values, 5.0]), OPTIONS.normal_share)
+    less = slide_evidence(np.array(values), OPTIONS.normal_share)[0]
+    more = slide_evidence(np.array([*values, 5.0]), OPTIONS.normal_share)[0]
     assert less >= 0
     assert less <= more + 1e-9
 
@@ -77,19 +83,34 @@ def test_slide_evidence_is_never_negative_and_grows_with_a_blast(values):
 def test_slide_evidence_allows_for_odd_normal_cells():
     normal = np.full(98, -5.0)
     two_odd = np.append(normal, [4.0, 4.0])  # 2 % of a large slide
-    assert slide_evidence(two_odd, OPTIONS.normal_share) < OPTIONS.slide_evidence
+    assert slide_evidence(two_odd, OPTIONS.normal_share)[0] < OPTIONS.slide_evidence
     ten_odd = np.append(normal[:90], [4.0] * 10)
-    assert slide_evidence(ten_odd, OPTIONS.normal_share) > OPTIONS.slide_evidence
+    assert slide_evidence(ten_odd, OPTIONS.normal_share)[0] > OPTIONS.slide_evidence
 
 
 def test_one_unmistakable_cell_is_enough_but_one_doubtful_is_not():
-    assert slide_evidence(np.array([5.0]), OPTIONS.normal_share) > OPTIONS.slide_evidence
-    assert slide_evidence(np.array([1.5]), OPTIONS.normal_share) < OPTIONS.slide_evidence
+    assert is_flagged(np.array([2.5]), OPTIONS)
+    assert not is_flagged(np.array([1.9]), OPTIONS)
+    # among ten that speak against it, it must be stronger
+    assert not is_flagged(np.array([2.5, *[-6.0] * 9]), OPTIONS)
+    assert is_flagged(np.array([5.0, *[-6.0] * 9]), OPTIONS)
+
+
+def test_two_blast_like_cells_are_enough_where_normal_ones_would_give_one_at_most():
+    assert is_flagged(np.array([2.1, 2.1, *[-6.0] * 15]), OPTIONS)  # 0.34 expected
+    assert not is_flagged(np.array([2.1, 2.1, *[-6.0] * 98]), OPTIONS)  # 2 expected
+
+
+def test_company_counts_in_the_evidence_that_is_kept():
+    alone = find_blasts(blood(lymphocyte=1), WEIGHTS)[0][0].prediction.blast_evidence
+    among = find_blasts(blood(lymphocyte=1, blasts=20), WEIGHTS)[0][0].prediction.blast_evidence
+    assert alone < 0
+    assert among > alone + 3
 
 
 def test_slide_evidence_survives_infinities():
-    assert slide_evidence(np.array([-np.inf, -np.inf]), OPTIONS.normal_share) == 0
-    assert slide_evidence(np.array([-np.inf, 900.0]), OPTIONS.normal_share) > 1
+    assert slide_evidence(np.array([-np.inf, -np.inf]), OPTIONS.normal_share)[0] == 0
+    assert slide_evidence(np.array([-np.inf, 900.0]), OPTIONS.normal_share)[0] > 1
 
 
 def test_marks_come_with_reasons_the_most_blast_like_first():
@@ -141,7 +162,7 @@ def test_red_cell_diameter():
     red = [cell(n, CellKind.ERYTHROCYTE, equivalent_diameter_um=8.0 + 0.01 * n, circularity=0.95) for n in range(11)]
     clump = [cell(n, CellKind.ERYTHROCYTE, equivalent_diameter_um=20.0, circularity=0.5) for n in range(30)]
     edge = [replace(red[0], touches_edge=True, equivalent_diameter_um=3.0)] * 30
-    assert red_cell_diameter_um([*red, *clump, *edge]) == pytest.approx(8.05)
+    assert red_cell_diameter_um([*red, *clump, *edge]) == pytest.approx(8.05 * RED_CELL_UM / RED_CELL_SEGMENTED_UM)
     assert red_cell_diameter_um(red[:9]) == RED_CELL_UM
 
 
@@ -150,3 +171,20 @@ def test_no_cells():
     assert marked == []
     assert not finding.flagged
     assert finding.cells == ()
+
+
+ROOT = Path(__file__).resolve().parents[1]
+FIELDS = Path(os.environ.get("CBCTOOL_DATA", ROOT.parent / "shared" / "data")) / "all_idb1" / "images"
+
+
+@pytest.mark.real
+@pytest.mark.skipif(not FIELDS.is_dir(), reason="ALL-IDB1 is not there (set CBCTOOL_DATA)")
+@pytest.mark.filterwarnings("default")
+def test_real_leukaemia_is_flagged_and_health_is_not_by_morphometry_alone(monkeypatch):
+    spec = importlib.util.spec_from_file_location("check_blast_flag", ROOT / "scripts" / "check_blast_flag.py")
+    script = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "check_blast_flag", script)
+    spec.loader.exec_module(script)
+    names = ["Im005_1", "Im015_1", "Im049_1", "Im035_0", "Im067_0", "Im103_0"]
+    fields = script.analyse([FIELDS / f"{name}.jpg" for name in names], script.NoNetwork(), OPTIONS)
+    assert [field.flagged for field in fields] == [True, True, True, False, False, False]

@@ -23,7 +23,7 @@ import numpy as np
 from scipy import special
 
 from cbctool.hematology.intervals import poisson_limit
-from cbctool.hematology.normal_cells import NORMAL_CELLS
+from cbctool.hematology.normal_cells import NORMAL_CELLS, RED_CELL_SEGMENTED_UM
 from cbctool.records import (
     CLASSES,
     RED_CELL_UM,
@@ -63,8 +63,8 @@ class BlastOptions:
         N:C as area ratio. "High" in the field's words: as of a normal lymphocyte under this segmentation, 0.75 +- 0.08
         on PBC. What is higher still counts as this much: it is no less a blast.
     solidity, solidity_spread : float
-        Round nucleus: PBC's lymphocytes have 0.95 +- 0.03; a little more spread, since a blast's may be indented. What
-        is rounder still counts as this much.
+        From round, as PBC's lymphocytes (0.95), to indented, as PBC's monocytes (0.82), at two spreads. What is rounder
+        still counts as 0.95.
     laboratory_spread : tuple of float
         Added to the spread of normal cells for log diameter, N:C and solidity: another stain, segmentation at its
         limits. 0.06 is twice the 3 % by which a scale from red cells may be off.
@@ -86,8 +86,8 @@ class BlastOptions:
     normal_share : float
         Share of normal leukocytes that may look like blasts in another laboratory: PBC's healthy mix gives 0.9 %.
     slide_evidence : float
-        Log likelihood ratio from which a slide is flagged. 1.6: at most about 1 % of slides of 1 to 200 normal cells
-        get there, stain and segmentation shifted at random (``scripts/measure_normal_cells.py``).
+        Log likelihood ratio from which a slide is flagged. 0.5: at most 2 % of slides of 1 to 200 normal cells get
+        there, stain and segmentation shifted at random (``scripts/measure_normal_cells.py``).
     predominance_share : float
         Share of blast-like among all nucleated cells from which they predominate, if neutrophils are not more. 0.2: the
         share that generally defines acute leukaemia.
@@ -100,7 +100,7 @@ class BlastOptions:
     nc_ratio: float = 0.75
     nc_spread: float = 0.08
     solidity: float = 0.95
-    solidity_spread: float = 0.04
+    solidity_spread: float = 0.06
     laboratory_spread: tuple[float, float, float] = (0.06, 0.05, 0.03)
     degrees: float = 6.0
     most_lobes: float = 2.0
@@ -109,7 +109,7 @@ class BlastOptions:
     unknown_odds: float = 2.0
     cell_evidence: float = 2.0
     normal_share: float = 0.02
-    slide_evidence: float = 1.6
+    slide_evidence: float = 0.5
     predominance_share: float = 0.2
     smooth_texture: float = 0.14
 
@@ -128,16 +128,26 @@ class BlastFinding:
     cells: tuple[tuple[str, int], ...]
 
 
+def is_single_red_cell(cell: Cell) -> bool:
+    """Whether a cell is a red cell to measure by: whole, and round enough (circularity 0.85) to be no clump."""
+    return (
+        cell.kind is CellKind.ERYTHROCYTE
+        and not cell.touches_edge
+        and not cell.circularity < 0.85
+        and not math.isnan(cell.equivalent_diameter_um)
+    )
+
+
 def red_cell_diameter_um(cells: Sequence[Cell]) -> float:
-    """Median diameter of the slide's own round red cells, um; the constant 7.5 where there are fewer than 10."""
-    diameters = [
-        cell.equivalent_diameter_um
-        for cell in cells
-        # Clumps are no measure: 0.85 is the circularity above which a red cell is single.
-        if cell.kind is CellKind.ERYTHROCYTE and not cell.touches_edge and not cell.circularity < 0.85
-    ]
-    diameters = [diameter for diameter in diameters if not math.isnan(diameter)]
-    return float(np.median(diameters)) if len(diameters) >= 10 else RED_CELL_UM
+    """Diameter of the slide's own round red cells, um on its scale; the constant 7.5 where there are fewer than 10.
+
+    Segmentation draws a red cell somewhat smaller than it is; the median is put right by what it draws on PBC, where
+    the scale is known, so that a nucleus is measured with the same ruler here and there.
+    """
+    diameters = [cell.equivalent_diameter_um for cell in cells if is_single_red_cell(cell)]
+    if len(diameters) < 10:
+        return RED_CELL_UM
+    return float(np.median(diameters)) * RED_CELL_UM / RED_CELL_SEGMENTED_UM
 
 
 def nucleus_measures(cells: Sequence[Cell], red_cell_um: float) -> NDArray[Any]:
@@ -207,13 +217,41 @@ def _log_student(values: NDArray[Any], centre: NDArray[Any], covariance: NDArray
     return np.asarray(constant - 0.5 * (degrees + d) * np.log1p(distance / degrees))
 
 
-def slide_evidence(evidence: NDArray[Any], normal_share: float) -> float:
-    """Log likelihood ratio of the best share of blasts over ``normal_share``, from the evidence of all cells, (N,)."""
+def slide_evidence(evidence: NDArray[Any], normal_share: float) -> tuple[float, float]:
+    """Log likelihood ratio of the best share of blasts over ``normal_share``, and that share.
+
+    Parameters
+    ----------
+    evidence : (N,) array
+        Of all cells that may be blasts.
+    normal_share : float
+
+    Returns
+    -------
+    evidence : float
+        Never negative; 0 without cells.
+    share : float
+        The best one; ``normal_share`` or more. Never printed: it is no count of blasts.
+    """
     share = np.linspace(normal_share, 1.0, 197)[:, None]
     # log(1 - s + s exp(e)), from logarithms so that strong evidence does not overflow
     with np.errstate(divide="ignore"):
         mixture = np.logaddexp(np.log1p(-share), np.log(share) + evidence).sum(axis=1)
-    return float(mixture.max() - mixture[0])
+    best = int(np.argmax(mixture))
+    return float(mixture[best] - mixture[0]), float(share[best, 0])
+
+
+def is_flagged(evidence: NDArray[Any], options: BlastOptions) -> bool:
+    """Whether a slide whose cells have this evidence, (N,), shows more than normal cells would.
+
+    Some cell must be blast-like, and either the slide's evidence suffices or there are at least two such cells and more
+    than the normal share would give at 95 %.
+    """
+    found = int((evidence >= options.cell_evidence).sum())
+    if not found:
+        return False
+    enough = slide_evidence(evidence, options.normal_share)[0] >= options.slide_evidence
+    return enough or found > max(poisson_limit(options.normal_share * len(evidence)), 1)
 
 
 def weigh_cells(
@@ -262,12 +300,14 @@ def find_blasts(
         for i in np.argsort(-evidence, kind="stable")
         if evidence[i] >= options.cell_evidence
     }
-    marked = [_mark(o, reasons.get(i, ())) for i, o in enumerate(observations)]
+    total, share = slide_evidence(evidence, options.normal_share)
+    # What a slide full of blasts says of its doubtful cells; at most 19 to 1, for there are always some normal ones.
+    company = special.logit(min(share, 0.95)) - special.logit(options.normal_share)
+    weighed = dict(zip(index, (evidence + company).tolist(), strict=True))
+    marked = [_mark(o, reasons.get(i, ()), weighed.get(i, math.nan)) for i, o in enumerate(observations)]
     counted = [o.prediction for o in observations if _counts(o) and o.prediction is not None]
     neutrophils = sum(p.cell_class is CellClass.NEUTROPHIL for p in counted)
-    total = slide_evidence(evidence, options.normal_share)
-    limit = poisson_limit(options.normal_share * len(counted))
-    flagged = bool(reasons) and (total >= options.slide_evidence or len(reasons) > max(limit, 1))
+    flagged = is_flagged(evidence, options)
     predominance = flagged and len(reasons) >= max(neutrophils, options.predominance_share * len(counted))
     text = f"{len(reasons)} of {len(counted)} nucleated cells look like blasts, beside {neutrophils} neutrophils"
     if reasons:
@@ -285,11 +325,12 @@ def _counts(observation: Observation) -> bool:
     )
 
 
-def _mark(observation: Observation, reasons: tuple[str, ...]) -> Observation:
+def _mark(observation: Observation, reasons: tuple[str, ...], evidence: float) -> Observation:
     prediction = observation.prediction
-    if prediction is None or (prediction.blast_reasons == reasons and prediction.blast_like == bool(reasons)):
+    if prediction is None or (math.isnan(evidence) and not prediction.blast_like):
         return observation
-    return replace(observation, prediction=replace(prediction, blast_like=bool(reasons), blast_reasons=reasons))
+    prediction = replace(prediction, blast_like=bool(reasons), blast_reasons=reasons, blast_evidence=evidence)
+    return replace(observation, prediction=prediction)
 
 
 def _reasons(

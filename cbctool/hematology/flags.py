@@ -135,7 +135,7 @@ def _blast_like_predominance(evidence: Evidence) -> Finding | None:
     "blast-like cells",
     "Cells that look like blasts, each with its reasons in the gallery. Not a blast count: a person must name them.",
     "Some share of blasts explains the slide's nuclei better than normal cells do, by a log likelihood ratio that at "
-    "most 1 % of healthy slides reach; or at least two cells are blast-like, and more than normal cells give at 95 % "
+    "most 2 % of healthy slides reach; or at least two cells are blast-like, and more than normal cells give at 95 % "
     "on a slide of this size. It does not wait for an adequate count.",
     "ISLH 2005 consensus: review any smear with one blast or more; " + _BLAST_SOURCE,
 )

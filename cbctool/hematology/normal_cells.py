@@ -37,3 +37,6 @@ NORMAL_CELLS: dict[CellClass, tuple[Triple, tuple[Triple, Triple, Triple]]] = {
     ),
 }
 """Per class: location and covariance of log(nucleus diameter / red-cell diameter), N:C ratio and nuclear solidity."""
+
+RED_CELL_SEGMENTED_UM = 6.89
+"""Median diameter of single red cells as segmentation draws them, where the scale says 7.5 um (boxes)."""
