@@ -47,7 +47,7 @@ class TrainOptions:
 
     architecture: str = "smear"
     arguments: Mapping[str, Any] = field(default_factory=dict)
-    epochs: int = 60
+    epochs: int = 40
     batch: int = 128
     learning_rate: float = 0.1
     momentum: float = 0.9
