@@ -10,6 +10,7 @@ import torch
 from cbctool.classifier import outliers
 from cbctool.classifier.augment import AugmentOptions, geometry, light
 
+NO = np.zeros(5, bool)
 STILL = AugmentOptions(shrink=1.0, grow=1.0, stretch=1.0, shift_px=0.0, jpeg=0.0)
 DARK = AugmentOptions(plain=1.0, cast_od=0.0, overexposure=0.0, blur_px=0.0, noise=0.0, edge=0.0)
 
@@ -24,7 +25,7 @@ def _cell(side: int = 84) -> np.ndarray:
 def test_shapes_and_determinism() -> None:
     cells = np.stack([_cell()] * 5)
     one, two = (
-        light(torch.from_numpy(geometry(cells, 56.0, rng, AugmentOptions())), rng, AugmentOptions())
+        light(torch.from_numpy(geometry(cells, NO, 56.0, rng, AugmentOptions())), rng, AugmentOptions())
         for rng in (np.random.default_rng(3), np.random.default_rng(3))
     )
     assert one.shape == (5, 28, 28, 3)
@@ -33,7 +34,7 @@ def test_shapes_and_determinism() -> None:
 
 
 def test_a_round_cell_turned_stays_where_it_is() -> None:
-    turned = geometry(np.stack([_cell()] * 4), 56.0, np.random.default_rng(0), STILL)
+    turned = geometry(np.stack([_cell()] * 4), NO[:4], 56.0, np.random.default_rng(0), STILL)
     for picture in turned:
         dark = np.argwhere(picture[..., 1] < 120)
         np.testing.assert_allclose(dark.mean(axis=0), 27.5, atol=0.6)
@@ -42,7 +43,7 @@ def test_a_round_cell_turned_stays_where_it_is() -> None:
 
 def test_shrinking_makes_cells_smaller_and_never_larger() -> None:
     rng = np.random.default_rng(0)
-    pictures = geometry(np.stack([_cell()] * 30), 56.0, rng, replace(STILL, shrink=1.5))
+    pictures = geometry(np.stack([_cell()] * 30), np.zeros(30, bool), 56.0, rng, replace(STILL, shrink=1.5))
     areas = (pictures[..., 1] < 120).sum(axis=(1, 2))
     assert areas.max() <= np.pi * 14**2 + 30
     assert areas.min() < 0.7 * areas.max()
@@ -71,3 +72,11 @@ def test_debris_darkens_and_a_smudge_is_spread() -> None:
     assert smeared.shape == (84, 84, 3)
     assert (smeared != _cell()).mean() > 0.05
     assert not outliers.without_nucleus(_cell(), 10)
+
+
+def test_platelets_do_not_grow_into_leukocytes() -> None:
+    rng = np.random.default_rng(0)
+    options = replace(STILL, grow=1.5, platelet_grow=1.0)
+    pictures = geometry(np.stack([_cell()] * 30), np.arange(30) < 15, 56.0, rng, options)
+    areas = (pictures[..., 1] < 120).sum(axis=(1, 2))
+    assert areas[:15].max() < np.pi * 14**2 + 30 < areas[15:].max()

@@ -29,6 +29,7 @@ from cbctool.classifier import augment
 from cbctool.classifier.predict import find_device
 from cbctool.classifier.unknown import unknown_score
 from cbctool.classifier.weights import build, write_whole
+from cbctool.records import CLASSES, CellClass
 
 logger = logging.getLogger(__name__)
 
@@ -241,7 +242,9 @@ def _batch(
         pictures = np.concatenate([pictures, outliers[rng.integers(len(outliers), size=foreigners)]])
     if options.augment is None:
         return torch.from_numpy(pictures)
-    turned = augment.geometry(pictures, train.window_px, rng, options.augment)
+    platelets = np.zeros(len(pictures), bool)
+    platelets[: len(chosen)] = train.labels[chosen] == CLASSES.index(CellClass.PLATELET)
+    turned = augment.geometry(pictures, platelets, train.window_px, rng, options.augment)
     return augment.light(torch.from_numpy(turned), rng, options.augment)
 
 
