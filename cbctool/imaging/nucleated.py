@@ -43,6 +43,8 @@ class NucleatedOptions:
     one_cell_um2, convex : float
         A body up to this size and solidity is one cell: monocytes reach 20 um across; two blasts of 10 um that overlap
         by a fifth have 0.94.
+    min_split_nucleus_um2 : float
+        Two cells parted by a bright line in a body no larger have nuclei of at least this size.
     body_um, appendage_um2, appendage_thickness_um, neck : float
         What hangs on a cell: outside its opening by ``body_um``, as large and as thick as a platelet, on a neck
         narrower than itself.
@@ -65,7 +67,8 @@ class NucleatedOptions:
     gap_um: float = 0.75
     gap_depth: float = 0.3
     one_cell_um2: float = 230.0
-    convex: float = 0.945
+    convex: float = 0.93
+    min_split_nucleus_um2: float = 25.0
     body_um: float = 1.75
     appendage_um2: tuple[float, float] = (1.2, 16.0)
     appendage_thickness_um: float = 1.0
@@ -135,12 +138,17 @@ def find_nucleated(
         window = (slice(y, y + h), slice(x, x + w))
         here = clumps[window] == clump
         # A convex body no larger than a leukocyte is one, whatever bright lines there are between its lobes.
-        one = stats[clump, cv2.CC_STAT_AREA] * um**2 <= options.one_cell_um2 and solidity(here) >= options.convex
+        small = stats[clump, cv2.CC_STAT_AREA] * um**2 <= options.one_cell_um2
+        one = small and solidity(here) >= options.convex
         bodies = here
         if not one:
             bodies = fill_holes((here & (gaps[window] == 0)).astype(np.uint8), options.hole_um2 / um**2)
         parts = split_clump(here, options.min_seed_radius_um / um, options.saddle, bodies)
         nuclear = np.bincount(parts[nuclei[window] > 0], minlength=parts.max() + 1) * um**2
+        if small and not one and parts.max() > 1 and nuclear[1:].min() < options.min_split_nucleus_um2:
+            # A part with so small a nucleus is a lobe: the waist alone decides.
+            parts = split_clump(here, options.min_seed_radius_um / um, options.saddle)
+            nuclear = np.bincount(parts[nuclei[window] > 0], minlength=parts.max() + 1) * um**2
         for part in range(1, parts.max() + 1):
             if nuclear[part] >= options.min_nucleus_um2:
                 cell = without_appendages(parts == part, um, options)
