@@ -26,6 +26,7 @@ import numpy as np
 import openslide
 import tifffile
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 
 from cbctool.errors import UnreadableImageError
 from cbctool.imaging.headers import credible_um_per_px
@@ -393,10 +394,43 @@ def _opened(path: Path, size: int, mtime_ns: int) -> WholeSlide:
     return open_whole_slide(path)
 
 
-def owns(tile: Tile, row_px: float, col_px: float) -> bool:
-    """Tell whether a point, level 0 pixels, lies in the tile's core."""
+SEAM_UM = 1.5
+"""How far two tiles may disagree about the centre of one cell. On rendered smears they differ by up to 0.5 um, where a
+clump is cut differently by the tiles' edges; two cells with centres this close would lie one on the other."""
+
+
+def owns(tile: Tile, row_px: float, col_px: float, slack_px: float = 0.0) -> bool:
+    """Tell whether a point, level 0 pixels, lies in the tile's core or at most ``slack_px`` outside."""
     ymin, xmin, ymax, xmax = tile.core
-    return ymin <= row_px < ymax and xmin <= col_px < xmax
+    return ymin - slack_px <= row_px < ymax + slack_px and xmin - slack_px <= col_px < xmax + slack_px
+
+
+def seam_twins(cells: Sequence[Cell], tiles: Sequence[str], within_px: float) -> set[int]:
+    """Find cells that two tiles both took as their own, since each saw the centre a little on its side of the seam.
+
+    Parameters
+    ----------
+    cells : sequence of Cell, length N
+        Of all tiles, in level 0 pixels.
+    tiles : sequence of str, length N
+        The tile of each.
+    within_px : float
+        Cells of one kind from different tiles whose centres are nearer than this are one.
+
+    Returns
+    -------
+    set of int
+        Index of each cell to leave out: of two twins the later one.
+    """
+    twins: set[int] = set()
+    for kind in {cell.kind for cell in cells}:
+        chosen = [i for i, cell in enumerate(cells) if cell.kind is kind]
+        tree = cKDTree([(cells[i].row_px, cells[i].col_px) for i in chosen])
+        for a, b in sorted(tree.query_pairs(within_px)):
+            first, second = chosen[a], chosen[b]
+            if tiles[first] != tiles[second] and first not in twins:
+                twins.add(second)
+    return twins
 
 
 def to_level_0(tile: Tile, cell: Cell) -> Cell:
@@ -416,11 +450,13 @@ def to_level_0(tile: Tile, cell: Cell) -> Cell:
 def keep_owned(tile: Tile, result: FieldResult) -> FieldResult:
     """Keep of a tile's result what is its own, in level 0 pixels: cells with their centre in the core, and its area.
 
-    Cells are numbered anew from 1; crops and thumbnails follow their cells. The other cells are the neighbours', which
-    see them whole.
+    What lies up to ``SEAM_UM`` outside the core is kept too, so that no cell is lost between two tiles that see its
+    centre on the other's side; :func:`seam_twins` finds what both kept. Cells are numbered anew from 1; crops and
+    thumbnails follow their cells. The other cells are the neighbours', which see them whole.
     """
     moved = [to_level_0(tile, cell) for cell in result.cells]
-    kept = [i for i, cell in enumerate(moved) if owns(tile, cell.row_px, cell.col_px)]
+    slack_px = SEAM_UM * tile.downsample / result.summary.scale.um_per_px
+    kept = [i for i, cell in enumerate(moved) if owns(tile, cell.row_px, cell.col_px, slack_px)]
     new_index = {old: new for new, old in enumerate(kept)}
     crops = [k for k, old in enumerate(result.crop_cells) if int(old) in new_index]
     ymin, xmin, ymax, xmax = tile.core

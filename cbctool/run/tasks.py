@@ -180,8 +180,13 @@ def slide_result(evidence: SlideEvidence, context: RunContext) -> SlideResult:
             Observation(result.summary.name, cell, prediction, pictures.get(i, b""))
             for i, (cell, prediction) in enumerate(zip(result.cells, predictions, strict=True))
         ]
+    um_per_px = statistics.median(summary.scale.um_per_px for summary in fields)
     if evidence.slide.whole_slide:
+        from cbctool.imaging.whole_slide import SEAM_UM, seam_twins
+
         fields = _monolayer_only(fields)
+        twins = seam_twins([o.cell for o in observations], [o.field for o in observations], SEAM_UM / um_per_px)
+        observations = [o for i, o in enumerate(observations) if i not in twins]
     unfit = [summary for summary in fields if not summary.quality.fit]
     warnings += [f"{summary.name} is not counted: {summary.quality.reason}." for summary in unfit[:UNFIT_NAMED]]
     if len(unfit) > UNFIT_NAMED:
@@ -195,7 +200,7 @@ def slide_result(evidence: SlideEvidence, context: RunContext) -> SlideResult:
         differential=interpretation.differential,
         flags=tuple(interpretation.flags),
         weights=context.weights,
-        um_per_px=statistics.median(summary.scale.um_per_px for summary in fields),
+        um_per_px=um_per_px,
         analysed_at=_now().isoformat(timespec="seconds"),
         version=context.version,
         identity=evidence.identity,
