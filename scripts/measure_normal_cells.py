@@ -8,8 +8,8 @@ class are robust (minimum covariance determinant over 85 % of the cells), since 
 those must not widen what counts as normal. ``--write`` replaces the table.
 
 It also builds healthy slides out of these cells, each in another imagined laboratory (log diameter, N:C and solidity
-shifted at random by 0.03, 0.04 and 0.02), the network knowing nothing, and prints how many the blast flag would call: at
-most 2 % of slides of any size are wanted.
+shifted at random by 0.03, 0.04 and 0.02), the network knowing nothing, and prints how many the blast flag would
+call: at most 2 % of slides of any size are wanted.
 """
 
 from __future__ import annotations
