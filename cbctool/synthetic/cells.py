@@ -127,13 +127,18 @@ def _stack(azure: Map, eosin: Map, blue: Map, haemoglobin: Map, cell: Map, nucle
 
 @dataclass(frozen=True)
 class _Chromatin:
-    """``amount`` of azure in condensed chromatin, ``open`` the share of the area that is pale between the clumps,
-    ``grain_um`` the clumps' size and ``pale`` the amount left in the pale parts, relative."""
+    """Chromatin of one nucleus.
+
+    ``amount`` of azure where it is condensed; ``open``, the share of the area that is pale between the clumps;
+    ``grain_um``, the clumps' size; ``pale``, what is left in the pale parts, and ``uneven``, the scatter over the
+    nucleus, both relative to ``amount``.
+    """
 
     amount: float
     open: float
     grain_um: float
     pale: float = 0.45
+    uneven: float = 0.07
 
 
 def _nucleated(
@@ -155,7 +160,7 @@ def _nucleated(
     # The nuclear membrane carries a rim of condensed chromatin.
     pale = pale * ramp(nucleus, 0.15, 0.6)
     # A nucleus is not equally thick everywhere, and its clumps are themselves grained.
-    uneven = 1 + 0.07 * noise(shape, rng, 1.0) - 0.06 * clumps
+    uneven = 1 + chromatin.uneven * (noise(shape, rng, 1.0) - 0.85 * clumps)
     azure_in = chromatin.amount * (1 - (1 - chromatin.pale) * pale) * uneven
     rest = body * (1 - core)
     azure, eosin, blue, haemoglobin = cytoplasm
@@ -315,7 +320,7 @@ def _draw_lymphocyte(rng: np.random.Generator) -> Drawing:
     large = rng.random() < 0.12
     radius = _radius(rng, 11.4 if large else 9.6, 0.06)
     cell = blob(paper.warped(rng, 0.12, 0.7), radius, rng, 0.035, rng.uniform(1, 1.2))
-    share = rng.uniform(0.82, 0.88) if large else rng.uniform(0.88, 0.95)
+    share = rng.uniform(0.82, 0.88) if large else rng.uniform(0.87, 0.94)
     away = rng.uniform(0, 2 * np.pi)
     shift = radius * (1 - share) * rng.uniform(0, 0.9)
     home = paper.moved(shift * np.cos(away), shift * np.sin(away))
@@ -327,7 +332,7 @@ def _draw_lymphocyte(rng: np.random.Generator) -> Drawing:
         rng,
         cell,
         nucleus,
-        _Chromatin(rng.uniform(0.84, 1.0), 0.3, 0.18, 0.72),
+        _Chromatin(rng.uniform(0.84, 1.0), 0.3, 0.16, 0.82, 0.03),
         (strength * 0.18 * ground, 0.03, strength * 0.40 * ground, 0.0),
     )
 
