@@ -1,6 +1,6 @@
 """Train the default weights: ``python scripts/train_default.py --data ../shared/data --out /tmp/default``.
 
-Two stages: the full augmentation at the full learning rate, then a short one in which more than half of the crops keep
+Two stages: the full augmentation at the full learning rate, then a shorter one in which more than half of the crops keep
 their own colours, which brings home what the drawn laboratories cost there, and in which leukocytes shrink further but
 platelets do not grow. The frames are prepared once (minutes) and kept beside the output folder; a killed run goes on
 where it was. On a busy machine two processes of one thread each, which divide the batches, are faster than two threads:
@@ -27,10 +27,10 @@ from cbctool.run.train import TrainingData, TrainRequest, finish
 FIRST = RECIPES["default"]
 SECOND = replace(
     FIRST,
-    epochs=13,
-    learning_rate=0.04,
+    epochs=26,
+    learning_rate=0.05,
     warm_up=0.02,
-    augment=replace(AugmentOptions(), plain=0.6, shrink=1.75, platelet_grow=1.0),
+    augment=replace(AugmentOptions(), plain=0.55, shrink=1.75, platelet_grow=1.0),
 )
 
 
