@@ -3,8 +3,8 @@
     slides/ -> Slide -> Field -> labels -> Cells + crops -> Predictions -> Differential -> Flags -> SlideResult -> files
 
 All records are frozen. Units are in the names: ``um_per_px`` micrometres per pixel of the input file, ``area_um2``
-square micrometres, ``row_px``/``col_px`` pixels of the input file with origin top left and row down. Boxes are half-open.
-A measure that does not apply is NaN. This module imports nothing of ours and nothing heavy.
+square micrometres, ``row_px``/``col_px`` pixels of the input file with origin top left and row down. Boxes are
+half-open. A measure that does not apply is NaN. This module imports nothing of ours and nothing heavy.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 RED_CELL_UM = 7.5
-"""Diameter of a red cell on a dry smear, micrometres (7.2-7.5 in the literature): the one constant behind every scale."""
+"""Diameter of a red cell on a dry smear, micrometres (7.2-7.5 in the literature): the one constant behind scales."""
 
 CROP_UM = 19.0
 """Side of the classifier's window, micrometres: BloodMNIST's 200 px at 0.095 um/px, 2.53 red-cell diameters."""
@@ -208,8 +208,8 @@ class Scale:
 class FieldQuality:
     """How fit a field is to be counted.
 
-    ``blur_um`` is the width (sigma) of the edge spread, micrometres; ``exposure`` the background level, 0-1 of full scale;
-    ``clipped`` the share of pixels at full black or white; ``cell_cover`` the share of the field under cells;
+    ``blur_um`` is the width (sigma) of the edge spread, micrometres; ``exposure`` the background level, 0-1 of full
+    scale; ``clipped`` the share of pixels at full black or white; ``cell_cover`` the share of the field under cells;
     ``overlap`` the share of red-cell area in clumps. ``fit`` False excludes the field from the count, with ``reason``.
     ``stain_od`` is the mean optical density (R, G, B) of nuclei, NaN if there are none.
     """
@@ -228,8 +228,8 @@ class FieldQuality:
 class Cell:
     """One object that segmentation found, measured. Units and sources of the measures: :mod:`cbctool.imaging.measure`.
 
-    ``cell`` numbers the objects of a field from 1, top to bottom. The measures after ``reason`` are NaN where they do not
-    apply (a red cell has no nucleus).
+    ``cell`` numbers the objects of a field from 1, top to bottom. The measures after ``reason`` are NaN where they do
+    not apply (a red cell has no nucleus).
     """
 
     cell: int
@@ -263,8 +263,8 @@ class Cell:
 class FieldSummary:
     """What the report keeps of a field.
 
-    ``preview_jpeg`` is the field as JPEG, at most 1600 px on its longer side (``preview_scale`` preview px per field px),
-    as photographed; the report draws the annotations on it.
+    ``preview_jpeg`` is the field as JPEG, at most 1600 px on its longer side (``preview_scale`` preview px per field
+    px), as photographed; the report draws the annotations on it.
     """
 
     name: str
@@ -398,8 +398,8 @@ class Observation:
 class DifferentialRow:
     """One class of the differential. Percentages are of classified leukocytes, NaN where there are none.
 
-    ``ci_low``/``ci_high``: exact 95 % interval for sampling alone. ``total_low``/``total_high``: with the classifier's own
-    error added. ``outside`` is "", "low", "high" (interval outside too), "borderline low" or "borderline high".
+    ``ci_low``/``ci_high``: exact 95 % interval for sampling alone. ``total_low``/``total_high``: with the classifier's
+    own error added. ``outside`` is "", "low", "high" (interval outside too), "borderline low" or "borderline high".
     ``absolute_10e9_per_l`` is NaN unless the analyser's WBC was given.
     """
 
@@ -492,8 +492,8 @@ class Review:
 class SlideResult:
     """Everything about one analysed slide; every output is written from this and nothing else.
 
-    ``status`` is "done", or "partial" when some fields failed. ``analysed_at`` is ISO 8601 UTC. ``identity`` is the hash of
-    the slide's content, the weights and the options that change numbers. ``options`` are those options, printable.
+    ``status`` is "done", or "partial" when some fields failed. ``analysed_at`` is ISO 8601 UTC. ``identity`` is the hash
+    of the slide's content, the weights and the options that change numbers. ``options`` are those options, printable.
     """
 
     slide: Slide
