@@ -492,8 +492,8 @@ class Review:
 class SlideResult:
     """Everything about one analysed slide; every output is written from this and nothing else.
 
-    ``status`` is "done", or "partial" when some fields failed. ``analysed_at`` is ISO 8601 UTC. ``identity`` is the hash
-    of the slide's content, the weights and the options that change numbers. ``options`` are those options, printable.
+    ``status`` is "done", or "partial" when some fields failed. ``analysed_at`` is ISO 8601 UTC. ``identity`` is the
+    hash of the slide's content, the weights and the options that change numbers. ``options`` are those options, printable.
     """
 
     slide: Slide
