@@ -493,7 +493,7 @@ class SlideResult:
     """Everything about one analysed slide; every output is written from this and nothing else.
 
     ``status`` is "done", or "partial" when some fields failed. ``analysed_at`` is ISO 8601 UTC. ``identity`` is the
-    hash of the slide's content, the weights and the options that change numbers. ``options`` are those options, printable.
+    hash of the slide's content, the weights and the options that change numbers. ``options`` are those, printable.
     """
 
     slide: Slide
