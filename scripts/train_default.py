@@ -1,6 +1,6 @@
 """Train the default weights: ``python scripts/train_default.py --data ../shared/data --out /tmp/default``.
 
-Two stages: the full augmentation at the full learning rate, then a shorter one in which more than half of the crops keep
+Two stages: the full augmentation at the full learning rate, then a shorter one in which most crops keep
 their own colours, which brings home what the drawn laboratories cost there, and in which leukocytes shrink further but
 platelets do not grow. The frames are prepared once (minutes) and kept beside the output folder; a killed run goes on
 where it was. On a busy machine two processes of one thread each, which divide the batches, are faster than two threads:
