@@ -23,17 +23,22 @@ _WHITE = 255
 _KERNEL_REACH = 2.0
 
 
-def crop_windows(rgb: NDArray[Any], centres: NDArray[Any], um_per_px: float) -> NDArray[Any]:
-    """Cut the classifier's windows out of a normalised field.
+def crop_windows(
+    rgb: NDArray[Any], centres: NDArray[Any], um_per_px: float, background: calibrate.Background | None = None
+) -> NDArray[Any]:
+    """Cut the classifier's windows out of a field with its background at white.
 
     Parameters
     ----------
     rgb : (H, W, 3) uint8 array
-        Field with its background at white (:func:`cbctool.imaging.calibrate.normalise`).
+        Field with its background at white (:func:`cbctool.imaging.calibrate.normalise`); with ``background``, the field
+        as photographed.
     centres : (N, 2) array
         Row and column of each cell's centre, pixels; (0, 0) is the centre of the first pixel.
     um_per_px : float
         Scale of ``rgb``, micrometres per pixel.
+    background : Background, optional
+        Of a field as photographed: only the windows are normalised.
 
     Returns
     -------
@@ -42,9 +47,12 @@ def crop_windows(rgb: NDArray[Any], centres: NDArray[Any], um_per_px: float) -> 
     """
     _check(rgb, um_per_px)
     centres = np.asarray(centres, dtype=float).reshape(-1, 2)
+    side = CROP_UM / um_per_px
+    if background is not None and len(centres) * side**2 > rgb.shape[0] * rgb.shape[1]:
+        rgb, background = background.apply(rgb), None
     crops = np.empty((len(centres), CROP_PX, CROP_PX, 3), np.uint8)
     for crop, (row, col) in zip(crops, centres, strict=True):
-        crop[:] = _window(rgb, row, col, CROP_UM / um_per_px, CROP_PX)
+        crop[:] = _window(rgb, row, col, side, CROP_PX, background)
     return crops
 
 
@@ -110,7 +118,9 @@ def _check(rgb: NDArray[Any], um_per_px: float) -> None:
         raise ValueError(f"um_per_px must be positive, got {um_per_px}")
 
 
-def _window(rgb: NDArray[Any], row: float, col: float, side: float, size: int) -> NDArray[Any]:
+def _window(
+    rgb: NDArray[Any], row: float, col: float, side: float, size: int, background: calibrate.Background | None = None
+) -> NDArray[Any]:
     """Resample the ``side`` px square centred on (row, col) to ``size`` x ``size``; white beyond the edge."""
     height, width = rgb.shape[:2]
     # A pixel covers [i, i + 1) for Pillow, while a centre of 0 is the middle of the first pixel.
@@ -119,6 +129,8 @@ def _window(rgb: NDArray[Any], row: float, col: float, side: float, size: int) -
     y0, x0 = int(np.floor(top)) - reach, int(np.floor(left)) - reach
     y1, x1 = int(np.ceil(top + side)) + reach, int(np.ceil(left + side)) + reach
     inside = rgb[max(y0, 0) : max(y1, 0), max(x0, 0) : max(x1, 0)]
+    if background is not None and inside.size:
+        inside = background.apply(np.ascontiguousarray(inside), max(y0, 0), max(x0, 0), 1.0)
     if y0 < 0 or x0 < 0 or y1 > height or x1 > width:
         patch = np.full((y1 - y0, x1 - x0, 3), _WHITE, np.uint8)
         ya, xa = max(-y0, 0), max(-x0, 0)

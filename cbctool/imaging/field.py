@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from dataclasses import field as dataclass_field
 from typing import Any
 
@@ -12,13 +11,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from cbctool.errors import CalibrationError
 from cbctool.imaging import calibrate
 from cbctool.imaging.crop import crop_windows, thumbnail_jpegs
 from cbctool.imaging.measure import measure_cells
 from cbctool.imaging.quality import QualityOptions, assess_field
-from cbctool.imaging.segment import SegmentOptions, segment
-from cbctool.records import CellKind, Field, FieldResult, FieldSummary, Scale, ScaleSource
+from cbctool.imaging.segment import Segmentation, SegmentOptions, segment, working_copy
+from cbctool.records import CellKind, Field, FieldResult, FieldSummary, Scale
 
 _PREVIEW_PX = 1600
 _PREVIEW_QUALITY = 85
@@ -64,21 +62,22 @@ def analyse_field(
     clock = _Stopwatch(seconds)
     height, width = field.rgb.shape[:2]
 
-    normalised = calibrate.normalise(field.rgb)
-    scale = _resolve(field, normalised.rgb, given_um_per_px, slide_scale)
+    background = calibrate.estimate_background(field.rgb)
+    scale, warnings = _scale(field, background, given_um_per_px, slide_scale)
     clock.lap("calibrate")
 
-    segmentation = segment(normalised.rgb, scale.um_per_px, options.segment, normalised.surround)
+    segmentation = _segment(field.rgb, background, scale.um_per_px, options.segment)
+    outside = background.surround_small
     clock.lap("segment")
 
     quality = assess_field(
         field.rgb,
-        normalised.white_level,
+        background.white_level,
         segmentation.density,
         segmentation.um_per_px,
         segmentation.nuclei,
         segmentation.cell_labels > 0,
-        normalised.surround,
+        outside,
         options.quality,
     )
     clock.lap("quality")
@@ -88,7 +87,7 @@ def analyse_field(
 
     chosen = [i for i, cell in enumerate(cells) if cell.kind in (CellKind.NUCLEATED, CellKind.PLATELET)]
     centres = np.array([(cells[i].row_px, cells[i].col_px) for i in chosen]).reshape(-1, 2)
-    crops = crop_windows(normalised.rgb, centres, scale.um_per_px)
+    crops = crop_windows(field.rgb, centres, scale.um_per_px, background)
     nucleated = [cells[i].kind is CellKind.NUCLEATED for i in chosen]
     pictures = iter(thumbnail_jpegs(field.rgb, centres[np.array(nucleated, bool)], scale.um_per_px))
     thumbnails = tuple(next(pictures) if is_nucleated else b"" for is_nucleated in nucleated)
@@ -102,12 +101,12 @@ def analyse_field(
         width_px=width,
         scale=scale,
         quality=quality,
-        area_mm2=float((~normalised.surround).sum()) * scale.um_per_px**2 / 1e6,
+        area_mm2=height * width * float(1.0 - outside.mean()) * scale.um_per_px**2 / 1e6,
         row_px=field.row_px,
         col_px=field.col_px,
         preview_jpeg=preview,
         preview_scale=preview_scale,
-        warnings=field.warnings,
+        warnings=(*field.warnings, *warnings),
     )
     return FieldResult(summary, cells, crops, np.array(chosen, dtype=np.int64), thumbnails, seconds)
 
@@ -125,23 +124,24 @@ class _Stopwatch:
         self._last = now
 
 
-def _resolve(field: Field, rgb: NDArray[Any], given: float | None, slide_scale: Scale | None) -> Scale:
-    """The field's scale by order of trust; the red cells' own opinion is always kept beside it."""
-    estimate = calibrate.estimate_scale(rgb)
-    red_cells = 0 if estimate is None else estimate.n_single_red_cells
-    measured = math.nan if estimate is None else estimate.um_per_px
-    if given is not None:
-        return Scale(given, ScaleSource.GIVEN, 0.0, red_cells, measured)
-    if field.um_per_px is not None:
-        return Scale(field.um_per_px, ScaleSource.METADATA, 0.0, red_cells, measured)
-    if estimate is not None:
-        return Scale(measured, ScaleSource.RED_CELLS, estimate.relative_uncertainty, red_cells, measured)
-    if slide_scale is not None:
-        return Scale(slide_scale.um_per_px, ScaleSource.SLIDE, slide_scale.uncertainty)
-    raise CalibrationError(
-        f"{field.name}: too few single red cells to measure the scale, and none was given.",
-        "Pass --um-per-px, or put the field with others of its slide.",
-    )
+def _scale(
+    field: Field, background: calibrate.Background, given: float | None, slide_scale: Scale | None
+) -> tuple[Scale, tuple[str, ...]]:
+    """The field's scale by order of trust, and what is to be said about it."""
+    expected = given or field.um_per_px or (slide_scale.um_per_px if slide_scale else None)
+    red_cells = calibrate.estimate_scale(field.rgb, background=background, near_um_per_px=expected)
+    return calibrate.resolve_scale(given, field.um_per_px, red_cells, slide_scale, field.name)
+
+
+def _segment(
+    rgb: NDArray[Any], background: calibrate.Background, um_per_px: float, options: SegmentOptions
+) -> Segmentation:
+    """Segment a field of which only the working copy is normalised."""
+    small = working_copy(rgb, um_per_px, options.working_um_per_px)
+    height, width = small.shape[:2]
+    per_row, per_col = rgb.shape[0] / height, rgb.shape[1] / width
+    found = segment(background.apply(small), options.working_um_per_px, options, background.surround(height, width))
+    return replace(found, um_per_px=um_per_px * (per_row * per_col) ** 0.5, px_per_row=per_row, px_per_col=per_col)
 
 
 def _preview(rgb: NDArray[Any]) -> tuple[bytes, float]:
