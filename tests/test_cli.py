@@ -12,7 +12,7 @@ import pytest
 from cbctool.cli import app, attach_slide_name
 from cbctool.errors import CbctoolError, ExitCode
 
-COMMANDS = sorted(command.name or command.callback.__name__ for command in app.registered_commands)  # type: ignore[union-attr]
+COMMANDS = sorted(command.name or command.callback.__name__.replace("_", "-") for command in app.registered_commands)  # type: ignore[union-attr]
 
 
 def cbctool(*words: str | Path) -> subprocess.CompletedProcess[str]:
