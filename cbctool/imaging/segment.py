@@ -14,6 +14,16 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from cbctool.imaging.artefacts import (
+    ANNOTATION,
+    PRECIPITATE,
+    ArtefactOptions,
+    add_labels,
+    find_drawn,
+    find_foreign,
+    find_pale_drawn,
+    find_precipitate,
+)
 from cbctool.imaging.nucleated import NucleatedOptions, find_nucleated, find_smudges
 from cbctool.imaging.platelets import PlateletOptions, find_platelets
 from cbctool.imaging.red_cells import RedCellOptions, find_red_cells
@@ -48,6 +58,7 @@ class SegmentOptions:
     nucleated: NucleatedOptions = field(default_factory=NucleatedOptions)
     platelets: PlateletOptions = field(default_factory=PlateletOptions)
     red_cells: RedCellOptions = field(default_factory=RedCellOptions)
+    artefacts: ArtefactOptions = field(default_factory=ArtefactOptions)
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,8 +131,16 @@ def segment(
     small = working_copy(rgb, um_per_px, options.working_um_per_px)
     height, width = small.shape[:2]
     um = um_per_px * float(np.sqrt(rgb.shape[0] * rgb.shape[1] / (height * width)))
-    density = cv2.GaussianBlur(align_channels(optical_density(small)), (3, 3), 0)
+    density = optical_density(small)
+    # before the channels are aligned: what was drawn has no aberration, but would pass for a cell's edges
+    drawn, drawn_reasons = find_drawn(rgb, density, um, options.artefacts)
+    if drawn_reasons:
+        density = np.where(drawn[..., np.newaxis] > 0, np.uint8(0), density)
+    density = cv2.GaussianBlur(align_channels(density), (3, 3), 0)
     colour = red_cell_colour(density, options.min_od)
+    pale, pale_reasons = find_pale_drawn(density, colour, um, options.artefacts)
+    if pale_reasons:
+        density = np.where(pale[..., np.newaxis] > 0, np.uint8(0), density)
     azure = azure_density(density, colour)
     eosin = eosin_density(density, colour)
     level = max(options.min_od * DENSITY_UNIT, options.foreground_share * colour.level)
@@ -130,14 +149,24 @@ def segment(
     cell_labels, nuclei, kinds, reasons = find_nucleated(
         azure, eosin, density[..., 1], foreground, colour.level, um, options.nucleated
     )
-    for index in np.flatnonzero(find_smudges(density, cell_labels, nuclei, options.nucleated)):
+    for index, reason in enumerate(find_foreign(density, cell_labels, nuclei, um, options.artefacts)):
+        if reason:
+            kinds[index], reasons[index] = CellKind.ARTEFACT, reason
+    for index in np.flatnonzero(find_smudges(density, cell_labels, nuclei, options.nucleated)).tolist():
         kinds[index], reasons[index] = CellKind.ARTEFACT, "smudge cell"
     is_nucleated = np.array([False] + [kind is CellKind.NUCLEATED for kind in kinds])
     nuclei &= is_nucleated[cell_labels]
+    cell_labels = add_labels(cell_labels, kinds, reasons, drawn, drawn_reasons)
+    cell_labels = add_labels(cell_labels, kinds, reasons, pale, pale_reasons)
     platelet_labels = find_platelets(azure, density[..., 1], cell_labels, colour.level, um, options.platelets)
     nucleated = len(kinds)
-    kinds += [CellKind.PLATELET] * int(platelet_labels.max())
-    reasons += [""] * (len(kinds) - nucleated)
+    granules = find_precipitate(density, platelet_labels, um, options.artefacts)
+    covered = np.zeros(len(granules) + 1, bool)
+    if drawn_reasons or pale_reasons:
+        covered[platelet_labels[cv2.dilate((drawn + pale > 0).astype(np.uint8), np.ones((5, 5), np.uint8)) > 0]] = True
+    for is_granule, is_covered in zip(granules.tolist(), covered[1:].tolist(), strict=True):
+        kinds.append(CellKind.ARTEFACT if is_granule or is_covered else CellKind.PLATELET)
+        reasons.append(ANNOTATION if is_covered else PRECIPITATE if is_granule else "")
     red_outlines = find_red_cells(density, foreground, cell_labels, colour.level, um, options.red_cells)
     cell_labels = np.where(platelet_labels > 0, platelet_labels + nucleated, cell_labels)
     return Segmentation(

@@ -1,0 +1,321 @@
+"""What lies in a field and is no cell: what was drawn on the picture, pens, opaque dust, precipitate of the stain.
+
+Told by what light does. Every dye of a Romanowsky smear absorbs green the most or nearly so, and none spares one
+channel wholly while it blackens another: of PBC's pixels with an optical density above 0.25, 1 in 10,000 has less
+than 0.26 of green's density in red or more than 0.9 of it in blue, and none has a blue density above 0.37. Ink and
+drawn colours do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from cbctool.imaging.split import disk
+from cbctool.imaging.stain import DENSITY_UNIT, RedCellColour
+from cbctool.records import CellKind
+
+ANNOTATION = "annotation"
+DUST = "dust"
+PEN_MARK = "pen mark"
+PRECIPITATE = "stain precipitate"
+
+
+@dataclass(frozen=True)
+class ArtefactOptions:
+    """How foreign bodies are told.
+
+    Attributes
+    ----------
+    full, spared : int
+        Grey levels: a drawn colour reaches ``spared`` in one channel while another is at or below ``full``. Nuclei as
+        dark as that hold their blue below 200 (PBC).
+    black : int
+        Grey level that red and green do not exceed in opaque bodies: density 1.05. Red stays below 0.6 in PBC's cells.
+    crisp : float
+        Share of the dark pixels of an opaque body that are black: lines drawn have an edge of one pixel, dust lies out
+        of focus.
+    min_od : float
+        Density from which a hue is judged.
+    red_spared, blue_over_green, green_spared : float
+        Hues that no stain has: red under this share of green or blue, blue over this multiple of green, green under
+        this share of red; PBC stays above 0.26, below 0.9, above 0.9.
+    deep_od, deep_blue_over_green : float
+        Blue over green where blue is dense; PBC stays below 0.37 and 0.65.
+    pale_od : float
+        Density from which flat areas of ``pale_um`` radius are judged against the field's own red cells.
+    pale_blue, pale_red : float
+        They have more than this multiple of the blue, and less than this share of the red, that red cells would have.
+    pale_um, min_um2, join_um, rim_um : float
+        Smallest area; lines and letters nearer than ``join_um`` are one; the rim is given up, too.
+    pen_um2 : float
+        Larger strokes are of a pen: a square of 45 um, twice the largest leukocyte.
+    granule_contrast : float
+        Standard deviation over mean of the red density in a body: dye without cytoplasm is black at its centre. 99 % of
+        PBC's platelets have less than 0.64.
+    granule_contrast_near, granule_near_um : float
+        The same within this distance of a granule: precipitate lies in heaps. Three in four of PBC's platelets have
+        less than 0.5.
+    granule_red, granule_red_od : float
+        Red over green density, and red density, of the densest tenth: blue-black, where no platelet of PBC has both.
+    precipitate_circularity : float
+        A large heap is ragged, and its darkest parts absorb red more than green, as no nucleus does.
+    """
+
+    full: int = 30
+    spared: int = 225
+    black: int = 22
+    crisp: float = 0.5
+    min_od: float = 0.2
+    red_spared: float = 0.1
+    blue_over_green: float = 1.3
+    deep_od: float = 0.5
+    deep_blue_over_green: float = 0.7
+    green_spared: float = 0.5
+    pale_od: float = 0.1
+    pale_blue: float = 1.6
+    pale_red: float = 0.3
+    pale_um: float = 0.5
+    min_um2: float = 1.0
+    join_um: float = 1.0
+    rim_um: float = 0.5
+    pen_um2: float = 2000.0
+    granule_contrast: float = 0.66
+    granule_contrast_near: float = 0.5
+    granule_near_um: float = 5.0
+    granule_red: float = 0.85
+    granule_red_od: float = 0.3
+    precipitate_circularity: float = 0.6
+
+
+def find_drawn(
+    rgb: NDArray[Any], density: NDArray[Any], um: float, options: ArtefactOptions
+) -> tuple[NDArray[Any], list[str]]:
+    """Label what was drawn on the picture, and opaque dust.
+
+    Parameters
+    ----------
+    rgb : (H, W, 3) uint8 array
+        The field in full, so that thin lines have their colour still.
+    density : (h, w, 3) uint8 array
+        Optical density at the working scale.
+    um : float
+        Micrometres per pixel of ``density``.
+    options : ArtefactOptions
+
+    Returns
+    -------
+    labels : (h, w) int32 array
+        From 1.
+    reasons : list of str
+        Label 1 first.
+    """
+    size = density.shape[1::-1]
+    red, green, blue = cv2.split(rgb)
+    least, most = cv2.min(cv2.min(red, green), blue), cv2.max(cv2.max(red, green), blue)
+    opaque = cv2.inRange(cv2.max(red, green), 0, options.black)
+    pure = cv2.bitwise_and(cv2.inRange(least, 0, options.full), cv2.inRange(most, options.spared, 255))
+    drawn = _impossible_hue(density, options)
+    for lines in (pure, opaque):
+        if cv2.countNonZero(lines):
+            drawn |= cv2.resize(lines, size, interpolation=cv2.INTER_AREA) > 64
+    if not drawn.any():
+        return np.zeros(drawn.shape, np.int32), []
+    return _label(drawn, np.asarray(most), np.asarray(opaque), um, options)
+
+
+def find_pale_drawn(
+    density: NDArray[Any], colour: RedCellColour, um: float, options: ArtefactOptions
+) -> tuple[NDArray[Any], list[str]]:
+    """Label flat areas of a colour that light through red cells does not take: pale yellow and orange arrows.
+
+    Parameters
+    ----------
+    density : (h, w, 3) uint8 array
+    colour : RedCellColour
+    um : float
+        Micrometres per pixel.
+    options : ArtefactOptions
+
+    Returns
+    -------
+    labels : (h, w) int32 array
+        From 1.
+    reasons : list of str
+        Label 1 first.
+    """
+    excess = cv2.transform(density, np.array([[-options.pale_blue, -options.pale_blue, colour.red_green_per_blue]]))
+    less_red = cv2.transform(density, np.array([[-1.0, 0.0, options.pale_red / colour.green_per_red]]))
+    pale = (excess > 0) & (less_red > 0) & (density[..., 2] > options.pale_od * DENSITY_UNIT)
+    if not pale.any():
+        return np.zeros(pale.shape, np.int32), []
+    flat = cv2.morphologyEx(pale.astype(np.uint8), cv2.MORPH_OPEN, disk(options.pale_um / um)) > 0
+    return _label(flat, None, None, um, options)
+
+
+def _impossible_hue(density: NDArray[Any], options: ArtefactOptions) -> NDArray[Any]:
+    """Where a dense pixel has a hue that no stain has; (h, w) bool."""
+    level = options.min_od * DENSITY_UNIT
+    red, green, blue = cv2.split(density)
+    most = cv2.max(cv2.max(red, green), blue)
+    found: NDArray[Any] = most > level
+    if not found.any():
+        return found
+    place = np.nonzero(found)
+    r, g, b = (channel[place].astype(np.float32) for channel in (red, green, blue))
+    odd = r < options.red_spared * np.maximum(g, b)
+    odd |= (b > level) & (b > options.blue_over_green * g)
+    odd |= (b > options.deep_od * DENSITY_UNIT) & (b > options.deep_blue_over_green * g)
+    odd |= (r > level) & (g < options.green_spared * r)
+    found[place] = odd
+    return found
+
+
+def _label(
+    drawn: NDArray[Any],
+    most: NDArray[Any] | None,
+    opaque: NDArray[Any] | None,
+    um: float,
+    options: ArtefactOptions,
+) -> tuple[NDArray[Any], list[str]]:
+    """Number bodies of a mask with their rim, and say what each is."""
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(drawn.astype(np.uint8), connectivity=8)
+    large = stats[:, cv2.CC_STAT_AREA] * um**2 >= options.min_um2
+    large[0] = False
+    mask: NDArray[Any] = cv2.dilate(large[labels].astype(np.uint8), disk(options.rim_um / um))
+    joined = cv2.morphologyEx(mask, cv2.MORPH_CLOSE, disk(options.join_um / um))
+    count, labels = cv2.connectedComponents(joined, connectivity=8)
+    labels[mask == 0] = 0
+    area = np.bincount(labels.ravel(), minlength=count) * um**2
+    black, dark = np.zeros(count, int), np.zeros(count, int)
+    if opaque is not None and most is not None and cv2.countNonZero(opaque):
+        full = cv2.resize(labels.astype(np.float32), opaque.shape[::-1], interpolation=cv2.INTER_NEAREST).astype(int)
+        black = np.bincount(full[opaque > 0], minlength=count)
+        dark = np.bincount(full[most < 128], minlength=count)
+    reasons = []
+    for label in range(1, count):
+        if area[label] > options.pen_um2:
+            reasons.append(PEN_MARK)
+        elif 0 < black[label] < options.crisp * dark[label]:
+            reasons.append(DUST)
+        else:
+            reasons.append(ANNOTATION)
+    return labels, reasons
+
+
+def find_foreign(
+    density: NDArray[Any], labels: NDArray[Any], nuclei: NDArray[Any], um: float, options: ArtefactOptions
+) -> list[str]:
+    """Which bodies taken for nucleated cells are heaps of precipitate: ragged, and bluer than any nucleus.
+
+    Parameters
+    ----------
+    density : (h, w, 3) uint8 array
+    labels : (h, w) int32 array
+        Nucleated cells, from 1 without gaps.
+    nuclei : (h, w) bool array
+    um : float
+        Micrometres per pixel.
+    options : ArtefactOptions
+
+    Returns
+    -------
+    list of str
+        Label 1 first; "" for cells.
+    """
+    count = int(labels.max())
+    nuclear = labels[nuclei]
+    red = np.bincount(nuclear, density[..., 0][nuclei], count + 1)[1:]
+    green = np.bincount(nuclear, density[..., 1][nuclei], count + 1)[1:]
+    reasons = [""] * count
+    for index in np.flatnonzero(red > green):
+        body = np.pad((labels == index + 1).astype(np.uint8), 1)
+        contours, _ = cv2.findContours(body, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+        perimeter = sum(cv2.arcLength(contour, True) for contour in contours)
+        if 4 * np.pi * body.sum() < options.precipitate_circularity * perimeter**2:
+            reasons[index] = PRECIPITATE
+    return reasons
+
+
+def find_precipitate(
+    density: NDArray[Any], platelets: NDArray[Any], um: float, options: ArtefactOptions
+) -> NDArray[Any]:
+    """Which bodies taken for platelets are granules of dye.
+
+    A platelet is a piece of cytoplasm with granules in it, fairly even; a granule of precipitate is blue-black in the
+    middle and nothing else around.
+
+    Parameters
+    ----------
+    density : (h, w, 3) uint8 array
+    platelets : (h, w) int32 array
+        Labels, from 1 without gaps.
+    um : float
+        Micrometres per pixel.
+    options : ArtefactOptions
+
+    Returns
+    -------
+    (N,) bool array
+        Label 1 first.
+    """
+    count = int(platelets.max())
+    granules, dubious = np.zeros(count, bool), np.zeros(count, bool)
+    if count == 0:
+        return granules
+    place = np.nonzero(platelets)
+    label = platelets[place]
+    order = np.argsort(label, kind="stable")
+    pixels = density[place][order].astype(np.float32)
+    bounds = np.searchsorted(label[order], np.arange(1, count + 2))
+    for index in range(count):
+        red, green, _ = pixels[bounds[index] : bounds[index + 1]].T
+        contrast = red.std() / max(float(red.mean()), 1.0)
+        densest = np.argsort(-green)[: max(3, len(green) // 10)]
+        peak_red, peak_green = red[densest].mean(), green[densest].mean()
+        blue_black = peak_red > max(options.granule_red_od * DENSITY_UNIT, options.granule_red * peak_green)
+        granules[index] = contrast > options.granule_contrast or blue_black
+        dubious[index] = contrast > options.granule_contrast_near
+    if granules.any() and dubious.any():
+        chosen = np.concatenate([[False], granules])[platelets].astype(np.uint8)
+        near = cv2.distanceTransform(1 - chosen, cv2.DIST_L2, 5)[place] * um < options.granule_near_um
+        granules |= dubious & (np.bincount(label[near], minlength=count + 1)[1:] > 0)
+    return granules
+
+
+def add_labels(
+    labels: NDArray[Any],
+    kinds: list[CellKind],
+    reasons: list[str],
+    found: NDArray[Any],
+    found_reasons: list[str],
+) -> NDArray[Any]:
+    """Append artefacts to the labels where they are free; ``kinds`` and ``reasons`` grow by those that show.
+
+    Parameters
+    ----------
+    labels : (h, w) int32 array
+    kinds : list of CellKind
+    reasons : list of str
+        Label 1 first; both are added to.
+    found : (h, w) int32 array
+        Artefacts, from 1.
+    found_reasons : list of str
+
+    Returns
+    -------
+    (h, w) int32 array
+    """
+    if not found_reasons:
+        return labels
+    free = np.where(labels == 0, found, 0)
+    shows = np.bincount(free.ravel(), minlength=len(found_reasons) + 1) > 0
+    shows[0] = False
+    numbers = np.where(shows, np.cumsum(shows) + len(kinds), 0).astype(np.int32)
+    kinds += [CellKind.ARTEFACT] * int(shows.sum())
+    reasons += [reason for reason, is_shown in zip(found_reasons, shows[1:], strict=True) if is_shown]
+    return np.asarray(np.where(free > 0, numbers[free], labels))
