@@ -149,8 +149,14 @@ class _Watcher:
 
     def _turn(self) -> None:
         now = time.monotonic()
-        for settled in self.inbox.scan(now):
-            self._queue(settled)
+        arrived = self.inbox.scan(now)
+        try:
+            for settled in arrived:
+                self._queue(settled)
+        except OutputError:
+            for settled in arrived:  # nothing that could not be written down is forgotten
+                self.inbox.forget(settled.path)
+            raise
         for slide in [slide for slide, at in self.due.items() if at <= now]:
             self.journal.requeue(slide)
             del self.due[slide]

@@ -1,0 +1,114 @@
+"""What a lab PC does to a run: full disk, lost rights, replaced weights, a locked journal, a clock that jumps."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from written import table
+
+from cbctool.classifier.weights import default_weights
+from cbctool.errors import OutputError
+from cbctool.run.analyse import analyse
+from cbctool.run.discover import discover_slides
+from cbctool.run.journal import Journal
+from cbctool.run.pipeline import Analyser, Settings, SlideDone
+from cbctool.run.watch import WatchOptions, _Watcher
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 300 kB of its own; skipped where it cannot be mounted (not root, or in a container)."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    try:
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", place], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("no file system can be mounted here")
+    yield place
+    subprocess.run(["umount", "-l", place], check=True)
+
+
+def remount(place: Path, options: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{options}", place], check=True, capture_output=True)
+
+
+def visible(out: Path) -> list[str]:
+    return sorted(p.name for p in out.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def test_a_full_disk_stops_the_run_and_a_larger_one_completes_it(drawn_slides: Path, small_disk: Path) -> None:
+    out = small_disk / "reports"
+    with pytest.raises(OutputError, match=r"disk is full|No space|no space"):
+        analyse(drawn_slides, Settings(out=out, jobs=1))
+    assert all((out / name / "manifest.json").is_file() for name in visible(out))  # whatever is there is whole
+    remount(small_disk, "size=200m")
+    report = analyse(drawn_slides, Settings(out=out, jobs=1))
+    assert report.slides_done + report.slides_skipped == 2
+    assert visible(out) == ["single", "two-fields"]
+    assert len(table(out / "summary.csv")) == 2
+
+
+def test_rights_lost_in_mid_run_lose_nothing(drawn_slides: Path, small_disk: Path) -> None:
+    remount(small_disk, "size=200m")
+    out = small_disk / "reports"
+    with Analyser(Settings(out=out, jobs=1)) as analyser:
+        remount(small_disk, "ro")
+        with pytest.raises(OutputError):
+            list(analyser.run(discover_slides(drawn_slides).slides))
+    remount(small_disk, "rw")
+    assert visible(out) == []
+    assert analyse(drawn_slides, Settings(out=out, jobs=1)).slides_done == 2
+
+
+def test_weights_replaced_while_running_do_not_reach_a_result(drawn_slides: Path, tmp_path: Path) -> None:
+    weights = tmp_path / "lab.safetensors"
+    shutil.copy(default_weights(), weights)
+    with Analyser(Settings(out=tmp_path / "out", jobs=1, weights=weights)) as analyser:
+        before = analyser.classifier.info.sha256
+        weights.write_bytes(b"something else")
+        done = [o for o in analyser.run(discover_slides(drawn_slides).slides) if isinstance(o, SlideDone)]
+    assert {one.row["weights_sha256"] for one in done} == {before}
+
+
+def test_watch_waits_for_a_locked_journal_and_for_space(drawn_slides: Path, tmp_path: Path) -> None:
+    inbox, out = tmp_path / "inbox", tmp_path / "out"
+    inbox.mkdir()
+    shutil.copy(drawn_slides / "single.png", inbox)
+    out.mkdir()
+    with Journal(out, timeout_s=0.05) as journal, Analyser(Settings(out=out, jobs=1)) as analyser:
+        watcher = _Watcher(inbox, journal, analyser, WatchOptions(settle_s=0, min_free_bytes=0), lambda _: None)
+        holder = sqlite3.connect(journal.path, isolation_level=None)
+        holder.execute("BEGIN EXCLUSIVE")
+        watcher.turn()
+        assert "locked" in watcher.paused
+        holder.close()
+        watcher.options = WatchOptions(settle_s=0, min_free_bytes=1 << 60)
+        watcher.turn()
+        assert "needed" in watcher.paused
+        assert journal.counts()["queued"] == 1
+        watcher.options = WatchOptions(settle_s=0, min_free_bytes=0)
+        watcher.turn()
+        assert watcher.paused == ""
+        assert journal.counts()["done"] == 1
+
+
+def test_a_clock_that_jumps_back_changes_nothing(
+    drawn_slides: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inbox, out = tmp_path / "inbox", tmp_path / "out"
+    inbox.mkdir()
+    out.mkdir()
+    shutil.copy(drawn_slides / "single.png", inbox)
+    with Journal(out) as journal, Analyser(Settings(out=out, jobs=1)) as analyser:
+        watcher = _Watcher(inbox, journal, analyser, WatchOptions(settle_s=0, min_free_bytes=0), lambda _: None)
+        watcher.turn()
+        monkeypatch.setattr(time, "time", lambda: 0.0)
+        (inbox / "later.png").write_bytes((drawn_slides / "single.png").read_bytes() + b"later")
+        watcher.turn()
+        assert journal.counts()["done"] == 2
