@@ -55,6 +55,8 @@ def main() -> NoReturn:
     arguments = attach_slide_name(sys.argv[1:])
     try:
         code = app(args=arguments, prog_name="cbctool", standalone_mode=False)
+        if code == ExitCode.INTERRUPTED:  # newer typer turns Ctrl-C into this code by itself
+            raise KeyboardInterrupt
         _leave(int(code or 0))
     except CbctoolError as error:
         _fail(str(error), error.exit_code, error)

@@ -97,6 +97,26 @@ def test_a_killed_run_is_completed_to_the_same_numbers(
     assert not list(out.glob(".partial-*"))
 
 
+def test_ctrl_c_ends_with_130_and_keeps_what_is_finished(drawn_slides: Path, tmp_path: Path) -> None:
+    slides, out = tmp_path / "slides", tmp_path / "out"
+    slides.mkdir()
+    for i in range(40):
+        (slides / f"{i:02d}.png").write_bytes((drawn_slides / "single.png").read_bytes() + bytes([i]))
+    command = [sys.executable, "-m", "cbctool", "analyze", str(slides), "--out", str(out), "--jobs", "1"]
+    process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline and not list(out.glob("*/manifest.json")):
+        os.sched_yield()
+    os.killpg(process.pid, signal.SIGINT)
+    said = process.communicate(timeout=60)[1].decode()
+    assert process.returncode == ExitCode.INTERRUPTED
+    assert "interrupted" in said
+    assert "Traceback" not in said
+    finished = {p.parent.name for p in out.glob("*/manifest.json")}
+    assert 0 < len(finished) < 40
+    assert {row["slide"] for row in table(out / "summary.csv")} == finished
+
+
 def test_one_bad_field_harms_nobody(drawn_slides: Path, tmp_path: Path) -> None:
     slides = tmp_path / "slides"
     shutil.copytree(drawn_slides, slides)
