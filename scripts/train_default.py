@@ -16,6 +16,9 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch is imported; why: cbctool/classifier/__init__.py
+
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
