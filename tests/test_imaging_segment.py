@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from cbctool.imaging.calibrate import normalise
 from cbctool.imaging.measure import measure_cells
-from cbctool.imaging.nucleated import NucleatedOptions, without_appendages
+from cbctool.imaging.nucleated import NucleatedOptions, find_smudges, without_appendages
 from cbctool.imaging.segment import segment
 from cbctool.imaging.split import fill_holes, solidity, split_clump
 from cbctool.imaging.stain import align_channels, azure_density, optical_density, red_cell_colour
@@ -201,6 +201,19 @@ def test_an_appendage_on_a_neck_is_dropped():
     assert kept[40, 40]
     assert not kept[40, 74]
     assert kept[:, :60].sum() == mask[:, :60].sum()
+
+
+def test_a_burst_nucleus_is_told_without_others_to_compare_with():
+    labels = np.zeros((80, 240), np.int32)
+    for col in (40, 120):
+        cv2.circle(labels, (col, 40), 22, 1 + col // 80, -1)
+    for turn in range(6):
+        tip = (round(200 + 32 * np.cos(turn * 1.05)), round(40 + 32 * np.sin(turn * 1.05)))
+        cv2.line(labels, (200, 40), tip, 3, 8)
+    density = np.zeros((80, 240, 3), np.uint8)
+    density[labels > 0] = (50, 150, 25)
+    density[labels == 2] = (95, 150, 30)
+    np.testing.assert_array_equal(find_smudges(density, labels, labels > 0, NucleatedOptions()), [False, False, True])
 
 
 @pytest.mark.real
