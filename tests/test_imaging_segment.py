@@ -203,17 +203,20 @@ def test_an_appendage_on_a_neck_is_dropped():
     assert kept[:, :60].sum() == mask[:, :60].sum()
 
 
-def test_a_burst_nucleus_is_told_without_others_to_compare_with():
-    labels = np.zeros((80, 240), np.int32)
-    for col in (40, 120):
-        cv2.circle(labels, (col, 40), 22, 1 + col // 80, -1)
+def test_a_burst_nucleus_is_told_by_the_others_only():
+    labels = np.zeros((80, 340), np.int32)
+    for label in (1, 2, 3):
+        cv2.circle(labels, (80 * label - 40, 40), 22, label, -1)
     for turn in range(6):
-        tip = (round(200 + 32 * np.cos(turn * 1.05)), round(40 + 32 * np.sin(turn * 1.05)))
-        cv2.line(labels, (200, 40), tip, 3, 8)
-    density = np.zeros((80, 240, 3), np.uint8)
-    density[labels > 0] = (50, 150, 25)
-    density[labels == 2] = (95, 150, 30)
-    np.testing.assert_array_equal(find_smudges(density, labels, labels > 0, NucleatedOptions()), [False, False, True])
+        tip = (round(290 + 32 * np.cos(turn * 1.05)), round(40 + 32 * np.sin(turn * 1.05)))
+        cv2.line(labels, (290, 40), tip, 4, 8)
+    density = np.zeros((80, 340, 3), np.uint8)
+    density[labels > 0] = (95, 150, 30)
+    density[labels == 4] = (50, 150, 25)
+    options = NucleatedOptions()
+    np.testing.assert_array_equal(find_smudges(density, labels, labels > 0, options), [False, False, False, True])
+    labels[labels == 3], labels[labels == 4] = 0, 3
+    assert not find_smudges(density, labels, labels > 0, options).any()
 
 
 @pytest.mark.real
