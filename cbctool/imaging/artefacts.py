@@ -148,9 +148,12 @@ def find_pale_drawn(
     reasons : list of str
         Label 1 first.
     """
-    excess = cv2.transform(density, np.array([[-options.pale_blue, -options.pale_blue, colour.red_green_per_blue]]))
-    less_red = cv2.transform(density, np.array([[-1.0, 0.0, options.pale_red / colour.green_per_red]]))
-    pale = (excess > 0) & (less_red > 0) & (density[..., 2] > options.pale_od * DENSITY_UNIT)
+    red, blue = cv2.extractChannel(density, 0), cv2.extractChannel(density, 2)
+    usual_red = cv2.convertScaleAbs(blue, alpha=options.pale_red / colour.green_per_red)
+    pale = (blue > options.pale_od * DENSITY_UNIT) & (red < usual_red)
+    place = np.nonzero(pale)
+    r, g, b = density[place].astype(np.float32).T
+    pale[place] = colour.red_green_per_blue * b > options.pale_blue * (r + g)
     if not pale.any():
         return np.zeros(pale.shape, np.int32), []
     flat = cv2.morphologyEx(pale.astype(np.uint8), cv2.MORPH_OPEN, disk(options.pale_um / um)) > 0

@@ -92,15 +92,17 @@ def _red_cells(segmentation: Segmentation, height_px: int, width_px: int) -> lis
     eccentricity = np.sqrt(np.clip(1 - ((rr + cc) / 2 - root) / ((rr + cc) / 2 + root), 0, 1))
     top, bottom = rows.min(axis=1) * per_row, rows.max(axis=1) * per_row
     left, right = cols.min(axis=1) * per_col, cols.max(axis=1) * per_col
+    top, left = np.clip(np.rint(top), 0, height_px - 1), np.clip(np.rint(left), 0, width_px - 1)
+    bottom, right = np.clip(np.rint(bottom), 1, height_px), np.clip(np.rint(right), 1, width_px)
     return [
         {
             "kind": CellKind.ERYTHROCYTE,
             "row_px": float(row[index] * per_row - 0.5),
             "col_px": float(col[index] * per_col - 0.5),
-            "ymin_px": int(np.clip(round(top[index]), 0, height_px - 1)),
-            "xmin_px": int(np.clip(round(left[index]), 0, width_px - 1)),
-            "ymax_px": int(np.clip(round(bottom[index]), 1, height_px)),
-            "xmax_px": int(np.clip(round(right[index]), 1, width_px)),
+            "ymin_px": int(top[index]),
+            "xmin_px": int(left[index]),
+            "ymax_px": int(bottom[index]),
+            "xmax_px": int(right[index]),
             "area_um2": float(area[index] * um**2),
             "touches_edge": bool(cut[index]),
             "equivalent_diameter_um": float(2 * np.sqrt(area[index] / np.pi) * um),

@@ -16,6 +16,7 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 
 from cbctool.imaging.split import disk, fill_holes
 from cbctool.records import RED_CELL_UM
@@ -265,18 +266,23 @@ def _settle(
     polygon = 0.5 * np.sin(2 * np.pi / options.rays) * (radii * np.roll(radii, 1, axis=1)).sum(axis=1)
     order = np.argsort(-support, kind="stable")
     order = order[(support[order] >= options.min_support) & (polygon[order] >= options.min_um2)]
-    shared = np.ones((len(seeds), len(seeds)), np.float32)
-    for axis in range(2):
-        overlap = np.minimum.outer(high[:, axis], high[:, axis]) - np.maximum.outer(low[:, axis], low[:, axis])
-        shared *= np.clip(overlap, 0, None)
-    same = shared > options.same_cell * np.minimum.outer(area, area)
-    meets = shared > 0
+    # only what lies within two outlines' reach can meet
+    pairs = cKDTree(seeds * um).query_pairs(2 * float(radii.max()), p=np.inf, output_type="ndarray")
+    first, second = pairs[np.isin(pairs, order).all(axis=1)].T
+    overlap = np.minimum(high[first], high[second]) - np.maximum(low[first], low[second])
+    shared = np.clip(overlap, 0, None).prod(axis=1)
+    crowded = np.zeros(len(seeds), bool)
+    crowded[first[shared > 0]] = crowded[second[shared > 0]] = True
+    rivals: dict[int, list[int]] = {}
+    alike = shared > options.same_cell * np.minimum(area[first], area[second])
+    for one, other in zip(first[alike].tolist(), second[alike].tolist(), strict=True):
+        rivals.setdefault(one, []).append(other)
+        rivals.setdefault(other, []).append(one)
     corners = np.rint(points[..., ::-1] / options.vote_um_per_px).astype(np.int32)
     taken = np.zeros(np.maximum(corners.max(axis=(0, 1))[::-1] + 1, 1), np.uint8)
     blocked = np.zeros(len(seeds), bool)
-    crowded = meets[:, order].sum(axis=1) > 1
     kept: list[int] = []
-    for candidate in order:
+    for candidate in order.tolist():
         if blocked[candidate]:
             continue
         if crowded[candidate]:
@@ -287,8 +293,8 @@ def _settle(
             if body.size == 0 or cv2.countNonZero(body & (1 - window)) < options.own * cv2.countNonZero(body):
                 continue
             window |= body
-        blocked |= same[candidate]
-        kept.append(int(candidate))
+        blocked[rivals.get(candidate, [])] = True
+        kept.append(candidate)
     return np.array(sorted(kept), dtype=np.int64)
 
 

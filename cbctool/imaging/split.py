@@ -102,8 +102,8 @@ def fill_holes(
     -------
     (h, w) uint8 array
     """
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(1 - mask, connectivity=4)
-    area = stats[:, cv2.CC_STAT_AREA]
+    count, labels = cv2.connectedComponents(1 - mask, connectivity=4)
+    area = np.bincount(labels.ravel(), minlength=count)
     fill = area <= max_px
     if likely is not None:
         share = np.bincount(labels[likely > 0], minlength=len(area)) / np.maximum(area, 1)
