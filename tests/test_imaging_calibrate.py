@@ -172,6 +172,38 @@ def test_scale_survives_touching_cells():
     assert found.um_per_px == pytest.approx(DISC * RED_CELL_UM / 45, rel=0.06)
 
 
+def half_hidden(diameter=60):
+    """Red cells in rows, each lapping over the next: none is single."""
+    rgb = np.full((300, 420, 3), 255, np.uint8)
+    for row in (70, 220):
+        for col in range(60, 400, round(0.7 * diameter)):
+            cv2.circle(rgb, (col, row), diameter // 2, (230, 190, 190), -1, cv2.LINE_AA)
+    return cv2.GaussianBlur(rgb, (0, 0), 1.0)
+
+
+def test_half_an_outline_is_enough():
+    found = estimate_scale(half_hidden(60))
+    assert found is not None
+    assert found.um_per_px == pytest.approx(DISC * RED_CELL_UM / 60, rel=0.08)
+
+
+@pytest.mark.parametrize("near", [None, 0.115, 0.3, 25400 / 72])
+def test_an_expected_scale_only_shortens_the_search(near):
+    found = estimate_scale(smear(60, shape=(400, 500), background=(255, 255, 255)), near_um_per_px=near)
+    assert found is not None
+    assert found.um_per_px == pytest.approx(DISC * RED_CELL_UM / 60, rel=0.05)
+
+
+def test_normalising_what_is_looked_at_is_the_same_as_normalising_all():
+    rgb = smear(75, shape=(500, 620))
+    background = estimate_background(rgb)
+    looked_at = estimate_scale(rgb, background=background)
+    whole = estimate_scale(background.apply(rgb))
+    assert looked_at is not None
+    assert whole is not None
+    assert looked_at.um_per_px == pytest.approx(whole.um_per_px, rel=0.01)
+
+
 def test_uncertainty_falls_with_cells():
     few = estimate_scale(normalise(smear(60, shape=(200, 260))).rgb)
     many = estimate_scale(normalise(smear(30, shape=(300, 400))).rgb)
@@ -274,8 +306,8 @@ def annotated_diameters(table, key, prefix, suffix, size):
 @pytest.mark.parametrize(
     ("table", "key", "prefix", "suffix", "size", "found_share"),
     [
-        ("bccd/boxes_txl.csv", "id", "bccd/images/", ".jpg", (640, 480), 0.9),
-        ("pbc/boxes.csv", "path", "pbc/", "", (180, 180), 0.75),
+        ("bccd/boxes_txl.csv", "id", "bccd/images/", ".jpg", (640, 480), 0.95),
+        ("pbc/boxes.csv", "path", "pbc/", "", (180, 180), 0.9),
     ],
 )
 def test_scale_agrees_with_boxes_and_stays_when_resized(table, key, prefix, suffix, size, found_share):

@@ -10,6 +10,8 @@ import pytest
 from PIL import Image
 
 from cbctool.errors import CalibrationError
+from cbctool.imaging.calibrate import normalise
+from cbctool.imaging.crop import crop_windows
 from cbctool.imaging.field import analyse_field
 from cbctool.records import CellKind, Field, Scale, ScaleSource
 
@@ -56,6 +58,24 @@ def test_the_scale_comes_by_order_of_trust():
     assert (stated.um_per_px, stated.source) == (0.12, ScaleSource.METADATA)
     own = analyse_field(Field("s", "a", rgb), None, None, slide).summary.scale
     assert own.source is ScaleSource.RED_CELLS
+
+
+def test_a_stated_scale_that_the_red_cells_contradict_is_in_the_summary():
+    field = Field("s", "a.tif", smear(), um_per_px=0.2, warnings=("read with care",))
+    summary = analyse_field(field).summary
+    assert summary.scale.source is ScaleSource.METADATA
+    assert summary.scale.red_cell_um_per_px == pytest.approx(0.1, rel=0.08)
+    assert summary.warnings[0] == "read with care"
+    assert "0.2 um/px" in summary.warnings[1]
+    assert analyse_field(Field("s", "a.tif", smear(), um_per_px=0.1)).summary.warnings == ()
+
+
+def test_the_crop_is_the_one_that_training_cuts():
+    rgb = (smear() * np.linspace(0.8, 1.0, 640)[:, np.newaxis]).astype(np.uint8)
+    result = analyse_field(Field("s", "a", rgb), None, 0.1)
+    cell = result.cells[result.crop_cells[0]]
+    expected = crop_windows(normalise(rgb).rgb, np.array([[cell.row_px, cell.col_px]]), 0.1)
+    np.testing.assert_allclose(result.crops[:1].astype(int), expected, atol=3)
 
 
 def test_a_field_without_red_cells_borrows_the_slide_scale_or_says_what_to_pass():

@@ -360,8 +360,8 @@ def _fit_tiles(log_levels: Array, lightness: Array, inside: Array, options: Back
     hue = np.median(hues[chosen], axis=0)
     usable &= np.abs(hues - hue).max(axis=1) < options.hue
     for _ in range(12):
-        chosen = usable & (np.abs(value - grown @ basis) < options.admit)
-        if chosen.sum() < 3:
+        before, chosen = chosen, usable & (np.abs(value - grown @ basis) < options.admit)
+        if chosen.sum() < 3 or np.array_equal(chosen, before):
             break
         grown = _fit(basis, column, chosen, options.ridge)[0]
     if chosen.mean() > 0.8:
@@ -413,6 +413,9 @@ class RedCellOptions:
     margin : float
         Diameter, as people draw it and as the constant of 7.5 um means it, over that of the outline. People's boxes
         are 1.03 times the outline's box on PBC, cell by cell.
+    hole : float
+        A light spot smaller than this share of a cell is the pale middle of one: the gap between four that touch is
+        0.27 (4 / pi - 1).
     core : float
         A cell's middle lies at least this share of the radius inside the outline of its clump.
     free, irregular : float
@@ -429,11 +432,14 @@ class RedCellOptions:
         A radius this much longer than a cell's short ones runs on into a neighbour.
     min_cells, enough_cells, many_cells : int
         Fewer cells give no scale; so many end the search for the magnification; so many need no second look.
-    enough_area : float
-        Share of the blood's area that these cells must have for that.
+    min_area, enough_area : float
+        Share of the blood's area that cells must have for a scale, and to end the search. At the right magnification
+        it is 0.1-0.9 on PBC, at half or twice that below 0.1, in few frames 0.2.
     systematic : float
         Relative uncertainty that counting more cells does not remove: the mean diameter of people's red cells on dry
         smears is 7.2-7.5 um, and the margin is good to 3 %.
+    max_uncertainty : float
+        A scale less certain than this is none: cells that disagree so much are not all red cells.
     search_px : tuple of float
         Cell diameters looked for: 0.05-0.5 um/px. Each finds cells from 0.75 to 1.4 times it.
     search_cell_px, search_window_px : float, int
@@ -441,9 +447,10 @@ class RedCellOptions:
     """
 
     cell_px: float = 32.0
-    window_px: int = 400
+    window_px: int = 320
     outline: float = 0.25
     margin: float = 1.03
+    hole: float = 0.25
     core: float = 0.6
     free: float = 0.4
     irregular: float = 0.08
@@ -453,11 +460,13 @@ class RedCellOptions:
     max_red_density: float = 0.5
     elongation: float = 1.25
     min_cells: int = 2
-    enough_cells: int = 8
+    enough_cells: int = 4
     many_cells: int = 16
+    min_area: float = 0.10
     enough_area: float = 0.25
     systematic: float = 0.03
-    search_px: tuple[float, ...] = (40.0, 60.0, 90.0, 28.0, 135.0, 19.0, 200.0, 13.0)
+    max_uncertainty: float = 0.2
+    search_px: tuple[float, ...] = (40.0, 90.0, 60.0, 28.0, 135.0, 19.0, 200.0, 13.0)
     search_cell_px: float = 16.0
     search_window_px: int = 200
 
@@ -506,21 +515,22 @@ def estimate_scale(
         if len(cells.diameters) < options.min_cells:
             return None
         middle = float(np.median(cells.diameters))
-        if abs(zoom * middle / options.cell_px - 1.0) < 0.03:
+        if abs(zoom * middle / options.cell_px - 1.0) < 0.05:
             break
         zoom = options.cell_px / middle
     diameters, seen = cells.diameters, len(cells.diameters)
     if seen < options.many_cells:
         # Where cells are few, which of them pass hangs on single pixels: pool what is seen at zooms close by.
-        near = [_red_cells(rgb, zoom * factor, options, background).diameters for factor in (0.86, 0.93, 1.07, 1.14)]
+        near = [_red_cells(rgb, zoom * factor, options, background).diameters for factor in (0.9, 1.1)]
         diameters = np.concatenate([diameters, *near])
     diameter = float(np.median(diameters))
     # Standard error of a median: 1.25 sigma / sqrt(n). Red cells of one person vary by 6-7 %, so a few that happen
     # to agree prove little; half an outline proves half as much as a whole one.
     sigma = max(0.06, 1.4826 * float(np.median(np.abs(diameters - diameter))) / diameter)
-    statistical = 1.2533 * sigma / math.sqrt(float(cells.free.sum()))
-    um_per_px = RED_CELL_UM / (diameter * options.margin)
-    return RedCellScale(um_per_px, math.hypot(statistical, options.systematic), seen)
+    uncertainty = math.hypot(1.2533 * sigma / math.sqrt(float(cells.free.sum())), options.systematic)
+    if uncertainty > options.max_uncertainty:
+        return None
+    return RedCellScale(RED_CELL_UM / (diameter * options.margin), uncertainty, seen)
 
 
 class _RedCells(NamedTuple):
@@ -548,7 +558,7 @@ def _search(
     best, diameter = 0.0, 0.0
     for size in sizes:
         found = _red_cells(rgb, coarse.cell_px / size, coarse, background)
-        if len(found.diameters) < options.min_cells:
+        if len(found.diameters) < options.min_cells or found.share < options.min_area:
             continue
         score = found.share * min(1.0, float(found.free.sum()) / options.enough_cells)
         if score > best:
@@ -567,19 +577,12 @@ def _red_cells(rgb: Array, zoom: float, options: RedCellOptions, background: Bac
     another, nor where the picture ends. A cell counts that shows enough of a circle.
     """
     small, zoom = _looked_at(rgb, zoom, options.window_px, background)
-    small = cv2.GaussianBlur(small, (3, 3), 0)
-    height, width = small.shape[:2]
-    level = _outline_level(small, options)
-    if level is None:
+    body = _body(small, options)
+    if body is None:
         return _NO_CELLS
+    height, width = body.shape
     radius = options.cell_px / 2
-    # the pale middle of a cell is part of it
-    light = cv2.compare(small[..., 1], math.ceil(level), cv2.CMP_GE)
-    _, holes, hole_stats, _ = cv2.connectedComponentsWithStats(light, connectivity=4)
-    is_body = hole_stats[:, cv2.CC_STAT_AREA] < 0.3 * math.pi * radius**2
-    is_body[0] = True
-    body = is_body[holes]
-    depth = cv2.distanceTransform(body.view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5)
+    depth = cv2.distanceTransform(body, cv2.DIST_L2, cv2.DIST_MASK_5)
     # a slope that is too small to matter, so that a plateau has one top
     depth = cv2.GaussianBlur(depth, (3, 3), 0) + _slope(height, width)
     around = 2 * round(0.4 * radius) + 1
@@ -598,8 +601,21 @@ def _red_cells(rgb: Array, zoom: float, options: RedCellOptions, background: Bac
         & (diameter < 1.45 * options.cell_px)
         & (scatter < 0.5 * options.irregular * diameter)
     )
-    covered = float((math.pi / 4 * diameter[chosen] ** 2).sum()) / max(1, int(np.count_nonzero(body)))
+    covered = float((math.pi / 4 * diameter[chosen] ** 2).sum()) / max(1, cv2.countNonZero(body))
     return _RedCells(diameter[chosen] / zoom, free[chosen], covered)
+
+
+def _body(small: Array, options: RedCellOptions) -> Array | None:
+    """Mask (h, w) uint8 of what is darker than the background, pale middles of cells included (None if nothing)."""
+    small = cv2.GaussianBlur(small, (3, 3), 0)
+    level = _outline_level(small, options)
+    if level is None:
+        return None
+    light = (small[..., 1] >= level).view(np.uint8)
+    _, holes, stats, _ = cv2.connectedComponentsWithStats(light, connectivity=4, ltype=cv2.CV_16U)
+    is_body = (stats[:, cv2.CC_STAT_AREA] < options.hole * math.pi / 4 * options.cell_px**2).astype(np.uint8)
+    is_body[0] = 1
+    return np.asarray(is_body[holes])
 
 
 @lru_cache(maxsize=16)
@@ -624,7 +640,7 @@ def _circles(body: Array, x: Array, y: Array, options: RedCellOptions) -> tuple[
     angle = np.arange(directions) * (2 * math.pi / directions)
     distance = np.arange(start, reach, step)
     outside, inside, unseen = 0, 1, 2
-    framed = cv2.copyMakeBorder(body.view(np.uint8), reach, reach, reach, reach, cv2.BORDER_CONSTANT, value=unseen)
+    framed = cv2.copyMakeBorder(body, reach, reach, reach, reach, cv2.BORDER_CONSTANT, value=unseen)
     wide = framed.shape[1]
     rays = np.rint(np.sin(angle)[:, None] * distance) * wide + np.rint(np.cos(angle)[:, None] * distance)
     at = ((y + reach) * wide + x + reach)[:, None, None] + rays.astype(np.intp)  # (n, directions, steps)
