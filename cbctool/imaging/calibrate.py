@@ -406,13 +406,13 @@ class RedCellOptions:
         Diameter at which cells are measured: every field is brought to it, so that the estimate does not depend on
         the size of the picture. 32 px is 0.23 um a pixel, about the resolution of the lens.
     window_px : int
-        Longer side of the part that is looked at, at that resolution: some 100 cells, a standard error of 1 %.
+        Longer side of the part that is looked at, at that resolution: some 50 cells, a standard error of 1 %.
     outline : float
         The outline is where the density falls to this share of the body's: on the visible edge of the cells of PBC.
         Half would lie 4 % further in, since the rim of a red cell is rounded.
     margin : float
         Diameter, as people draw it and as the constant of 7.5 um means it, over that of the outline. People's boxes
-        are 1.03 times the outline's box on PBC, cell by cell.
+        are 1.03 times the outline's box on PBC, cell by cell; PBC alone set it (BCCD's are 1.10 times).
     hole : float
         A light spot smaller than this share of a cell is the pale middle of one: the gap between four that touch is
         0.27 (4 / pi - 1).
@@ -431,7 +431,8 @@ class RedCellOptions:
     elongation : float
         A radius this much longer than a cell's short ones runs on into a neighbour.
     min_cells, enough_cells, many_cells : int
-        Fewer cells give no scale; so many end the search for the magnification; so many need no second look.
+        Fewer cells give no scale (two may be two clumps); so many end the search for the magnification; so many need no
+        second look.
     min_area, enough_area : float
         Share of the blood's area that cells must have for a scale, and to end the search. At the right magnification
         it is 0.1-0.9 on PBC, at half or twice that below 0.1, in few frames 0.2.
@@ -459,7 +460,7 @@ class RedCellOptions:
     min_density: float = 0.03
     max_red_density: float = 0.5
     elongation: float = 1.25
-    min_cells: int = 2
+    min_cells: int = 3
     enough_cells: int = 4
     many_cells: int = 16
     min_area: float = 0.10
@@ -673,15 +674,15 @@ def _looked_at(rgb: Array, zoom: float, window_px: int, background: Background |
     height, width = (min(length, side) for length in rgb.shape[:2])
     top, left = (rgb.shape[0] - height) // 2, (rgb.shape[1] - width) // 2
     part = rgb[top : top + height, left : left + width]
-    bins = int(1 / zoom)
-    if bins > 1:  # averaging whole pixels is five times as fast as averaging parts of them
-        part = part[: height // bins * bins, : width // bins * bins]
-        part = cv2.resize(part, (part.shape[1] // bins, part.shape[0] // bins), interpolation=cv2.INTER_AREA)
-        zoom *= bins
+    halvings = 0
+    while zoom <= 0.5 and min(part.shape[:2]) > 1:  # the one average that is fast
+        part = part[: part.shape[0] // 2 * 2, : part.shape[1] // 2 * 2]
+        part = cv2.resize(part, (part.shape[1] // 2, part.shape[0] // 2), interpolation=cv2.INTER_AREA)
+        zoom, halvings = 2 * zoom, halvings + 1
     size = (max(1, round(part.shape[1] * zoom)), max(1, round(part.shape[0] * zoom)))
     zoom = size[0] / part.shape[1]
     small = cv2.resize(part, size, interpolation=cv2.INTER_LINEAR if zoom <= 1 else cv2.INTER_CUBIC)
-    zoom /= max(1, bins)
+    zoom /= 2**halvings
     if background is None:
         return small, zoom
     if (height, width) == rgb.shape[:2]:
@@ -702,7 +703,9 @@ def _outline_level(small: Array, options: RedCellOptions) -> float | None:
         if total[-1] == 0:
             return None
         body = density[::-1][int(np.searchsorted(total, total[-1] / 2))]
-        threshold = max(options.outline * body, options.min_density)
+        before, threshold = threshold, max(options.outline * body, options.min_density)
+        if threshold == before:
+            break
     return 255.0 * math.exp(-threshold)
 
 
