@@ -16,7 +16,7 @@ from cbctool.imaging.measure import measure_cells
 from cbctool.imaging.nucleated import NucleatedOptions, find_smudges, without_appendages
 from cbctool.imaging.segment import segment
 from cbctool.imaging.split import fill_holes, solidity, split_clump
-from cbctool.imaging.stain import align_channels, azure_density, optical_density, red_cell_colour
+from cbctool.imaging.stain import align_channels, azure_density, is_colourless, optical_density, red_cell_colour
 from cbctool.records import CellKind
 
 DATA = Path(os.environ.get("CBCTOOL_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
@@ -94,6 +94,22 @@ def test_cells_lie_where_they_were_drawn():
 @given(st.tuples(st.floats(-3, 3), st.floats(-3, 3)))
 def test_a_moved_field_gives_moved_cells(shift):
     assert counts(draw(shift=shift, **SCENE)) == TRUTH
+
+
+def test_a_grey_field_has_its_leukocytes_by_density():
+    colour = draw(red=[*SCENE["red"], (10, 15)], leukocytes=SCENE["leukocytes"])
+    grey = np.repeat(cv2.cvtColor(colour, cv2.COLOR_RGB2GRAY)[..., np.newaxis], 3, axis=2)
+    found = counts(grey)
+    assert found[CellKind.NUCLEATED] == 1
+    assert found[CellKind.ERYTHROCYTE] == 9
+    assert found[CellKind.ARTEFACT] == 0
+
+
+def test_only_pictures_without_any_colour_are_colourless():
+    density = optical_density(draw(um_per_px=0.25, **SCENE))
+    assert not is_colourless(density)
+    assert is_colourless(np.repeat(density[..., 1:2], 3, axis=2))
+    assert is_colourless(np.zeros_like(density))
 
 
 def test_overlapping_red_cells_are_counted_one_by_one():

@@ -7,6 +7,7 @@ magnification do not matter, and in stain densities that the field's own red cel
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,11 +32,15 @@ from cbctool.imaging.stain import (
     DENSITY_UNIT,
     align_channels,
     azure_density,
+    density_beyond_red_cells,
     eosin_density,
+    is_colourless,
     optical_density,
     red_cell_colour,
 )
 from cbctool.records import CellKind
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -133,7 +138,12 @@ def segment(
     um = um_per_px * float(np.sqrt(rgb.shape[0] * rgb.shape[1] / (height * width)))
     density = optical_density(small)
     # before the channels are aligned: what was drawn has no aberration, but would pass for a cell's edges
-    drawn, drawn_reasons = find_drawn(rgb, density, um, options.artefacts)
+    colourless = is_colourless(density)
+    drawn, drawn_reasons = np.zeros((height, width), np.int32), list[str]()
+    if colourless:
+        _log.info("a grey picture: nuclei are told by density alone, and neither drawings nor precipitate are told")
+    else:
+        drawn, drawn_reasons = find_drawn(rgb, density, um, options.artefacts)
     if drawn_reasons:
         density = np.where(drawn[..., np.newaxis] > 0, np.uint8(0), density)
     density = cv2.GaussianBlur(align_channels(density), (3, 3), 0)
@@ -141,7 +151,7 @@ def segment(
     pale, pale_reasons = find_pale_drawn(density, colour, um, options.artefacts)
     if pale_reasons:
         density = np.where(pale[..., np.newaxis] > 0, np.uint8(0), density)
-    azure = azure_density(density, colour)
+    azure = density_beyond_red_cells(density, colour) if colourless else azure_density(density, colour)
     eosin = eosin_density(density, colour)
     level = max(options.min_od * DENSITY_UNIT, options.foreground_share * colour.level)
     foreground = (density[..., 1] > level).astype(np.uint8)
@@ -160,7 +170,9 @@ def segment(
     cell_labels = add_labels(cell_labels, kinds, reasons, pale, pale_reasons)
     platelet_labels = find_platelets(azure, density[..., 1], cell_labels, colour.level, um, options.platelets)
     nucleated = len(kinds)
-    granules = find_precipitate(density, platelet_labels, um, options.artefacts)
+    granules = np.zeros(int(platelet_labels.max()), bool)
+    if not colourless:
+        granules = find_precipitate(density, platelet_labels, um, options.artefacts)
     covered = np.zeros(len(granules) + 1, bool)
     if drawn_reasons or pale_reasons:
         covered[platelet_labels[cv2.dilate((drawn + pale > 0).astype(np.uint8), np.ones((5, 5), np.uint8)) > 0]] = True

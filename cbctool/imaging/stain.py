@@ -148,6 +148,25 @@ def azure_density(density: NDArray[Any], colour: RedCellColour) -> NDArray[Any]:
     return np.asarray(cv2.transform(density, np.array([[1.0, 1.0, -colour.red_green_per_blue]])))
 
 
+def is_colourless(density: NDArray[Any]) -> bool:
+    """Whether a picture is grey: no channel absorbs otherwise than another, but for rounding."""
+    red, green, blue = cv2.split(density)
+    return bool(max(cv2.norm(red, green, cv2.NORM_INF), cv2.norm(green, blue, cv2.NORM_INF)) <= _GREY_PLAY)
+
+
+_GREY_PLAY = 2  # levels; the white of a grey picture is the same in all channels but for rounding
+
+
+def density_beyond_red_cells(density: NDArray[Any], colour: RedCellColour) -> NDArray[Any]:
+    """Azure density's substitute in a grey picture, where depth is all that tells a nucleus; (h, w) uint8.
+
+    What is beyond one and a half times the red cells' density counts, one and a half times: two overlapping red cells
+    stay below the density of a nucleus (:class:`~cbctool.imaging.nucleated.NucleatedOptions`).
+    """
+    beyond = density[..., 1].astype(np.float32) - 1.5 * colour.level
+    return np.asarray(np.clip(1.5 * beyond, 0, 255).astype(np.uint8))
+
+
 def eosin_density(density: NDArray[Any], colour: RedCellColour) -> NDArray[Any]:
     """Density in green that red cells of that red density would not have; (h, w) uint8."""
     return np.asarray(cv2.transform(density, np.array([[-colour.green_per_red, 1.0, 0.0]])))
