@@ -31,6 +31,8 @@ class RedCellOptions:
     Drops of density are in units of the field's red-cell density. What is a length follows from a red cell of 7.5 um,
     6 to 9 um across on a smear. The other values were chosen together, among about 40 settings scored on 50
     re-annotated fields of BCCD and 50 of PBC with both in view: figures of these two sets are not independent of them.
+    On 45 frames of PBC drawn at random, moving any of them by a quarter changes F1 at IoU 0.5 by less than 0.006, but
+    for ``min_depth``, which is geometry.
 
     Attributes
     ----------
