@@ -462,7 +462,7 @@ class RedCellOptions:
     elongation: float = 1.25
     min_cells: int = 3
     enough_cells: int = 4
-    many_cells: int = 16
+    many_cells: int = 10
     min_area: float = 0.10
     enough_area: float = 0.25
     systematic: float = 0.03
