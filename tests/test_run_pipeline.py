@@ -23,6 +23,11 @@ from cbctool.run.pipeline import Analyser, Settings, SlideDone, slide_scale
 PER_SLIDE = {"report.pdf", "differential.csv", "cells.csv", "result.json", "manifest.json", "report.html"}
 
 
+def finished_slides(out: Path) -> set[str]:
+    """Slides whose folder is in place (``*`` of a glob would find the hidden ones in the making, too)."""
+    return {p.parent.name for p in out.glob("[!.]*/manifest.json")}
+
+
 @pytest.fixture(scope="module")
 def analysed(drawn_slides: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RunReport]:
     out = tmp_path_factory.mktemp("reports") / "new" / "reports"
@@ -85,7 +90,7 @@ def test_a_killed_run_is_completed_to_the_same_numbers(
     command = [sys.executable, "-m", "cbctool", "analyze", str(drawn_slides), "--out", str(out), "--jobs", "1"]
     process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
-    while process.poll() is None and time.monotonic() < deadline and not list(out.glob("*/manifest.json")):
+    while process.poll() is None and time.monotonic() < deadline and not finished_slides(out):
         os.sched_yield()
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
@@ -105,14 +110,14 @@ def test_ctrl_c_ends_with_130_and_keeps_what_is_finished(drawn_slides: Path, tmp
     command = [sys.executable, "-m", "cbctool", "analyze", str(slides), "--out", str(out), "--jobs", "1"]
     process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
-    while process.poll() is None and time.monotonic() < deadline and not list(out.glob("*/manifest.json")):
+    while process.poll() is None and time.monotonic() < deadline and not finished_slides(out):
         os.sched_yield()
     os.killpg(process.pid, signal.SIGINT)
     said = process.communicate(timeout=60)[1].decode()
     assert process.returncode == ExitCode.INTERRUPTED
     assert "interrupted" in said
     assert "Traceback" not in said
-    finished = {p.parent.name for p in out.glob("*/manifest.json")}
+    finished = finished_slides(out)
     assert 0 < len(finished) < 40
     assert {row["slide"] for row in table(out / "summary.csv")} == finished
 

@@ -145,7 +145,11 @@ def _segment(
 
 
 def _preview(rgb: NDArray[Any]) -> tuple[bytes, float]:
-    scale = min(1.0, _PREVIEW_PX / max(rgb.shape[:2]))
-    small = rgb if scale == 1.0 else cv2.resize(rgb, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    """The field as JPEG, reduced by a whole number, which is several times faster than by any other."""
+    factor = -(-max(rgb.shape[:2]) // _PREVIEW_PX)
+    height, width = rgb.shape[0] // factor, rgb.shape[1] // factor
+    small = rgb
+    if factor > 1 and min(height, width) > 0:
+        small = cv2.resize(rgb[: height * factor, : width * factor], (width, height), interpolation=cv2.INTER_AREA)
     encoded = cv2.imencode(".jpg", np.ascontiguousarray(small[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, _PREVIEW_QUALITY])
-    return encoded[1].tobytes(), scale
+    return encoded[1].tobytes(), 1.0 / factor
