@@ -114,7 +114,9 @@ def analyse(
                 if on_outcome:
                     on_outcome(outcome)
         finally:
-            # Also after Ctrl-C or a full disk: what is finished is in the tables.
+            # Also after Ctrl-C or a full disk: what is finished is in the tables. The workers go first, so that none
+            # finishes a slide behind their back.
+            analyser.close()
             failures = [
                 *found.failures,
                 *(failure for one in done for failure in one.failures),

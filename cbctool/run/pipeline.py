@@ -185,7 +185,7 @@ class Analyser:
         self.close()
 
     def close(self) -> None:
-        """Free the workers. What they have in hand is dropped; finished slides stay."""
+        """Free the workers. What they have in hand is dropped; finished slides stay. Closing twice does no harm."""
         self._pool.close()
         if self._report_pool is not self._pool:
             self._report_pool.close()
