@@ -11,8 +11,9 @@ from cbctool.classifier import outliers
 from cbctool.classifier.augment import AugmentOptions, geometry, light
 
 NO = np.zeros(5, bool)
+NONE_OF_30 = np.zeros(30, bool)
 STILL = AugmentOptions(shrink=1.0, grow=1.0, stretch=1.0, shift_px=0.0, jpeg=0.0)
-DARK = AugmentOptions(plain=1.0, cast_od=0.0, overexposure=0.0, blur_px=0.0, noise=0.0, edge=0.0)
+CLEAN = AugmentOptions(cast_od=0.0, overexposure=0.0, noise=0.0, edge=0.0)
 
 
 def _cell(side: int = 84) -> np.ndarray:
@@ -25,7 +26,7 @@ def _cell(side: int = 84) -> np.ndarray:
 def test_shapes_and_determinism() -> None:
     cells = np.stack([_cell()] * 5)
     one, two = (
-        light(torch.from_numpy(geometry(cells, NO, 56.0, rng, AugmentOptions())), rng, AugmentOptions())
+        light(torch.from_numpy(geometry(cells, NO, NO, 56.0, rng, AugmentOptions())), NO, rng, AugmentOptions())
         for rng in (np.random.default_rng(3), np.random.default_rng(3))
     )
     assert one.shape == (5, 28, 28, 3)
@@ -34,7 +35,7 @@ def test_shapes_and_determinism() -> None:
 
 
 def test_a_round_cell_turned_stays_where_it_is() -> None:
-    turned = geometry(np.stack([_cell()] * 4), NO[:4], 56.0, np.random.default_rng(0), STILL)
+    turned = geometry(np.stack([_cell()] * 4), NO[:4], NO[:4], 56.0, np.random.default_rng(0), STILL)
     for picture in turned:
         dark = np.argwhere(picture[..., 1] < 120)
         np.testing.assert_allclose(dark.mean(axis=0), 27.5, atol=0.6)
@@ -43,7 +44,7 @@ def test_a_round_cell_turned_stays_where_it_is() -> None:
 
 def test_shrinking_makes_cells_smaller_and_never_larger() -> None:
     rng = np.random.default_rng(0)
-    pictures = geometry(np.stack([_cell()] * 30), np.zeros(30, bool), 56.0, rng, replace(STILL, shrink=1.5))
+    pictures = geometry(np.stack([_cell()] * 30), NONE_OF_30, NONE_OF_30, 56.0, rng, replace(STILL, shrink=1.5))
     areas = (pictures[..., 1] < 120).sum(axis=(1, 2))
     assert areas.max() <= np.pi * 14**2 + 30
     assert areas.min() < 0.7 * areas.max()
@@ -51,14 +52,13 @@ def test_shrinking_makes_cells_smaller_and_never_larger() -> None:
 
 def test_plain_crops_keep_their_colours() -> None:
     picture = np.full((3, 56, 56, 3), (200, 100, 150), np.uint8)
-    out = light(torch.from_numpy(picture), np.random.default_rng(0), DARK)
+    out = light(torch.from_numpy(picture), ~NO[:3], np.random.default_rng(0), CLEAN)
     assert (out.int() - torch.tensor([200, 100, 150])).abs().max() <= 1
 
 
 def test_white_background_stays_light_under_any_stain() -> None:
-    options = AugmentOptions(plain=0.0, cast_od=0.0, noise=0.0, edge=0.0)
-    white = torch.full((40, 56, 56, 3), 255, dtype=torch.uint8)
-    assert light(white, np.random.default_rng(0), options).min() > 245
+    white = torch.full((30, 56, 56, 3), 255, dtype=torch.uint8)
+    assert light(white, NONE_OF_30, np.random.default_rng(0), CLEAN).min() > 245
 
 
 def test_debris_darkens_and_a_smudge_is_spread() -> None:
@@ -77,6 +77,21 @@ def test_debris_darkens_and_a_smudge_is_spread() -> None:
 def test_platelets_do_not_grow_into_leukocytes() -> None:
     rng = np.random.default_rng(0)
     options = replace(STILL, grow=1.5, platelet_grow=1.0)
-    pictures = geometry(np.stack([_cell()] * 30), np.arange(30) < 15, 56.0, rng, options)
+    pictures = geometry(np.stack([_cell()] * 30), np.arange(30) < 15, NONE_OF_30, 56.0, rng, options)
     areas = (pictures[..., 1] < 120).sum(axis=(1, 2))
     assert areas[:15].max() < np.pi * 14**2 + 30 < areas[15:].max()
+
+
+def test_plain_crops_nearly_keep_their_size_and_their_sharpness() -> None:
+    rng = np.random.default_rng(0)
+    options = replace(STILL, shrink=2.0, grow=2.0)
+    half = np.arange(30) < 15
+    pictures = geometry(np.stack([_cell()] * 30), NONE_OF_30, half, 56.0, rng, options)
+    areas = (pictures[..., 1] < 120).sum(axis=(1, 2)) / (np.pi * 14**2)
+    assert abs(areas[:15] - 1).max() < 0.25
+    assert abs(areas[15:] - 1).max() > 0.5
+    square = np.full((30, 56, 56, 3), 255, np.uint8)
+    square[:, 20:36, 20:36] = 80
+    crops = light(torch.from_numpy(square), half, rng, replace(CLEAN, sharpen=2.0)).float()
+    contrast = crops.std(dim=(1, 2, 3))
+    assert contrast[:15].std() < 0.01 < contrast[15:].std()

@@ -22,6 +22,7 @@ _GRID = (
     2 * CROP_PX
 )  # geometry is resampled at twice the crop's resolution, then reduced by the crop's own bicubic filter
 _BANK = 24  # reduction filters of different sharpness to draw from
+_AS_IS = 5  # the one of them that neither sharpens nor blurs
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,8 @@ class AugmentOptions:
     """How far the drawn laboratory may lie from the training one.
 
     Spreads are chosen to cover the colours seen in atlases (nuclei from light blue-violet to almost black), not fitted
-    to any test set. ``plain`` is the share of crops that keep their own colours, so that home is not forgotten.
+    to any test set. ``plain`` is the share of crops that keep their own colours, sharpness and (but for ``own_scale``)
+    size, so that home, and whoever works as carefully, is not forgotten.
     """
 
     shrink: float = 1.55  # up to this factor smaller: cells in thick or quickly dried areas do not spread
@@ -37,7 +39,8 @@ class AugmentOptions:
     platelet_grow: float = 1.2  # the same for platelets, which are told from leukocytes by their size
     stretch: float = 1.08
     shift_px: float = 2.0  # of the 28: the window is centred on a segmented cell, which is good to about 1 um
-    plain: float = 0.25
+    plain: float = 0.35
+    own_scale: float = 1.1
     strength_low: float = 0.3  # overall optical density
     strength_high: float = 1.2
     channel_spread: float = 0.25  # log-normal gain per colour channel
@@ -48,6 +51,7 @@ class AugmentOptions:
     cast_od: float = 0.06  # what is left after white balance; one in five keeps a cast of up to four times that
     overexposure: float = 0.08
     blur_px: float = 0.8  # gaussian sigma, of the 28
+    sharpen: float = 0.6  # unsharp masking, as cameras do: the share of what a blur of 1 px would take that is added
     noise: float = 0.02  # of full scale
     jpeg: float = 0.1
     edge: float = 0.08  # share of crops cut by a white edge, as at the border of a field
@@ -56,24 +60,27 @@ class AugmentOptions:
 def geometry(
     canvases: NDArray[np.uint8],
     platelets: NDArray[np.bool_],
+    plain: NDArray[np.bool_],
     window_px: float,
     rng: np.random.Generator,
     options: AugmentOptions,
 ) -> NDArray[np.uint8]:
     """Turn, mirror, scale, stretch and shift: (B, S, S, 3) with the window's side in px -> (B, 56, 56, 3).
 
-    ``platelets`` (B,) bool says which canvases show one.
+    ``platelets`` (B,) says which canvases show one, ``plain`` (B,) which nearly keep their scale.
     """
     count, height, width = canvases.shape[:3]
     out = np.empty((count, _GRID, _GRID, 3), np.uint8)
     angle = 2 * np.pi * rng.random((count,))
-    grow = np.log(np.where(platelets, options.platelet_grow, options.grow))
-    scale = window_px / _GRID * np.exp(rng.uniform(-grow, np.log(options.shrink)))
+    grow = np.where(platelets, options.platelet_grow, options.grow)
+    grow = np.log(np.where(plain, np.minimum(grow, options.own_scale), grow))
+    shrink = np.log(np.where(plain, min(options.shrink, options.own_scale), options.shrink))
+    scale = window_px / _GRID * np.exp(rng.uniform(-grow, shrink))
     stretch = np.exp(rng.uniform(-1, 1, (count, 2)) * np.log(options.stretch))
     stretch[:, 0] *= rng.choice([-1.0, 1.0], count)
     shift = rng.uniform(-1, 1, (count, 2)) * options.shift_px * window_px / CROP_PX
     centre = np.array([(width - 1) / 2, (height - 1) / 2])
-    lossy = rng.random((count, 1)) < options.jpeg
+    lossy = (rng.random(count) < options.jpeg) & ~plain
     for i in range(count):
         c, s = np.cos(angle[i]), np.sin(angle[i])
         matrix = scale[i] * np.array([[c, -s], [s, c]]) * stretch[i]
@@ -85,7 +92,7 @@ def geometry(
             flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
             borderMode=cv2.BORDER_REFLECT_101,
         )
-        if lossy[i, 0]:
+        if lossy[i]:
             out[i] = _compress(out[i], int(rng.integers(30, 90)))
     return out
 
@@ -95,8 +102,8 @@ def _compress(rgb: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
     return np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), np.uint8)[..., ::-1]
 
 
-def light(pictures: Tensor, rng: np.random.Generator, options: AugmentOptions) -> Tensor:
-    """Optics, stain and camera: (B, 56, 56, 3) uint8 -> (B, 28, 28, 3) uint8."""
+def light(pictures: Tensor, plain: NDArray[np.bool_], rng: np.random.Generator, options: AugmentOptions) -> Tensor:
+    """Optics, stain and camera: (B, 56, 56, 3) uint8 -> (B, 28, 28, 3) uint8; ``plain`` ones keep optics and stain."""
     count = len(pictures)
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
@@ -105,13 +112,13 @@ def light(pictures: Tensor, rng: np.random.Generator, options: AugmentOptions) -
     def normal(spread: float, *shape: int) -> Tensor:
         return torch.from_numpy(rng.normal(0, spread, (count, *shape)).astype(np.float32))
 
-    reduction = _reductions(options.blur_px)[torch.from_numpy(rng.integers(0, _BANK, count))]  # (B, 28, 56)
+    sharpness = np.where(plain, _AS_IS, rng.integers(0, _BANK, count))
+    reduction = _reductions(options.blur_px, options.sharpen)[torch.from_numpy(sharpness)]  # (B, 28, 56)
     x = pictures.float().permute(0, 3, 1, 2)  # (B, 3, 56, 56)
     x = reduction[:, None] @ x @ reduction[:, None].transpose(2, 3)
     x = x.permute(0, 2, 3, 1).clamp(0, 255)  # (B, 28, 28, 3)
 
     density = torch.log(256.0 / (x + 1.0))
-    plain = torch.from_numpy(rng.random(count) < options.plain)[:, None, None, None]
     dark = torch.sigmoid((density.mean(3, keepdim=True) - uniform(0.35, 0.75, 1, 1, 1)) / uniform(0.05, 0.25, 1, 1, 1))
     two_tone = torch.from_numpy(rng.random(count) < options.two_tone)[:, None, None]
     nuclear = _colour_matrix(rng, count, options)
@@ -126,7 +133,7 @@ def light(pictures: Tensor, rng: np.random.Generator, options: AugmentOptions) -
     cast = uniform(-0.5, 1, 1, 1, 3) * options.cast_od
     strong = torch.from_numpy(rng.random(count) < 0.2)[:, None, None, None]
     cast = torch.where(strong, uniform(0, 4, 1, 1, 3) * options.cast_od, cast)
-    density = torch.where(plain, density, stained) + cast
+    density = torch.where(torch.from_numpy(plain)[:, None, None, None], density, stained) + cast
 
     x = torch.exp(-density) * (1 + uniform(0, options.overexposure, 1, 1, 1))
     x = x + normal(1.0, CROP_PX, CROP_PX, 3) * uniform(0, 1, 1, 1, 1) ** 2 * options.noise
@@ -161,22 +168,31 @@ def _cut(x: Tensor, rng: np.random.Generator, share: float) -> Tensor:
     return x
 
 
-_cache: dict[float, Tensor] = {}
+_cache: dict[tuple[float, float], Tensor] = {}
 
 
-def _reductions(blur_px: float) -> Tensor:
-    """(24, 28, 56) rows of weights: Pillow's antialiased bicubic by two, after gaussians of 0 to ``blur_px``."""
-    if blur_px not in _cache:
+def _reductions(blur_px: float, sharpen: float) -> Tensor:
+    """(24, 28, 56) rows of weights: Pillow's antialiased bicubic by two, from sharpened over ``_AS_IS`` to blurred."""
+    if (blur_px, sharpen) not in _cache:
         position = (np.arange(CROP_PX)[:, None] + 0.5) * 2 - 0.5 - np.arange(_GRID)  # (28, 56), in grid px
         bicubic = _bicubic(position / 2)
         banks = []
-        for share in np.linspace(0, 1, _BANK):
-            sigma = 2 * blur_px * max(0.0, (share - 0.3) / 0.7) + 1e-3  # three in ten stay sharp
-            spread = np.exp(-0.5 * ((np.arange(_GRID)[:, None] - np.arange(_GRID)) / sigma) ** 2)
-            weights = bicubic @ (spread / spread.sum(1, keepdims=True))
+        for number in range(_BANK):
+            if number < _AS_IS:
+                amount = sharpen * (_AS_IS - number) / _AS_IS
+                weights = bicubic @ ((1 + amount) * np.eye(_GRID) - amount * _gaussian(2.0))
+            else:
+                # as many again stay as they are
+                weights = bicubic @ _gaussian(2 * blur_px * max(0.0, (number - 2 * _AS_IS) / (_BANK - 1 - 2 * _AS_IS)))
             banks.append(weights / weights.sum(1, keepdims=True))
-        _cache[blur_px] = torch.from_numpy(np.stack(banks).astype(np.float32))
-    return _cache[blur_px]
+        _cache[blur_px, sharpen] = torch.from_numpy(np.stack(banks).astype(np.float32))
+    return _cache[blur_px, sharpen]
+
+
+def _gaussian(sigma: float) -> NDArray[np.float64]:
+    """(56, 56) matrix of a gaussian blur along one axis."""
+    spread = np.exp(-0.5 * ((np.arange(_GRID)[:, None] - np.arange(_GRID)) / (sigma + 1e-3)) ** 2)
+    return np.asarray(spread / spread.sum(1, keepdims=True))
 
 
 def _bicubic(t: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -244,8 +244,9 @@ def _batch(
         return torch.from_numpy(pictures)
     platelets = np.zeros(len(pictures), bool)
     platelets[: len(chosen)] = train.labels[chosen] == CLASSES.index(CellClass.PLATELET)
-    turned = augment.geometry(pictures, platelets, train.window_px, rng, options.augment)
-    return augment.light(torch.from_numpy(turned), rng, options.augment)
+    plain = rng.random(len(pictures)) < options.augment.plain
+    turned = augment.geometry(pictures, platelets, plain, train.window_px, rng, options.augment)
+    return augment.light(torch.from_numpy(turned), plain, rng, options.augment)
 
 
 def _optimizer(network: nn.Module, options: TrainOptions) -> torch.optim.SGD:
