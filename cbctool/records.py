@@ -107,6 +107,17 @@ class Adequacy(StrEnum):
     PREFERRED = "preferred"  # >= 200
 
 
+class TileUse(StrEnum):
+    """What became of a tile of a whole-slide file."""
+
+    COUNTED = "counted"
+    TOO_THICK = "too thick"  # cells lie on one another
+    TOO_THIN = "too thin"  # the feathered edge, or hardly any cells
+    UNFIT = "unfit"  # out of focus, overexposed ...
+    FAILED = "failed"  # could not be read or analysed
+    BACKGROUND = "background"  # empty on the thumbnail, never read
+
+
 # --------------------------------------------------------------------------------------------------------------- input
 
 
@@ -489,11 +500,26 @@ class Review:
 
 
 @dataclass(frozen=True)
+class TileMap:
+    """Which parts of a whole-slide file were counted.
+
+    ``uses`` has a row per row of tiles, top to bottom; tiles are equal parts of ``height_px`` x ``width_px`` (level 0).
+    ``overview_jpeg`` is the slide at a few hundred pixels; empty where the file holds no small level.
+    """
+
+    uses: tuple[tuple[TileUse, ...], ...]
+    height_px: int
+    width_px: int
+    overview_jpeg: bytes = b""
+
+
+@dataclass(frozen=True)
 class SlideResult:
     """Everything about one analysed slide; every output is written from this and nothing else.
 
     ``status`` is "done", or "partial" when some fields failed. ``analysed_at`` is ISO 8601 UTC. ``identity`` is the
     hash of the slide's content, the weights and the options that change numbers. ``options`` are those, printable.
+    ``tiles`` is None where the slide is no whole-slide file.
     """
 
     slide: Slide
@@ -514,3 +540,4 @@ class SlideResult:
     failures: tuple[Failure, ...] = ()
     review: Review | None = None
     supersedes: str = ""
+    tiles: TileMap | None = None

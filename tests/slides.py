@@ -39,6 +39,8 @@ from cbctool.records import (
     Severity,
     Slide,
     SlideResult,
+    TileMap,
+    TileUse,
     WeightsInfo,
 )
 
@@ -304,6 +306,14 @@ def differential(counts: Mapping[str, int], *, area_mm2: float, wbc: float = mat
         blast_like=more.get("blast_like", 0),
         wbc_10e9_per_l=wbc,
     )
+
+
+def tile_map() -> TileMap:
+    """Three rows of four tiles: two counted, one of each other use, the rest background; with a picture."""
+    blank = [TileUse.BACKGROUND] * 4
+    middle = [TileUse.TOO_THICK, TileUse.COUNTED, TileUse.COUNTED, TileUse.TOO_THIN]
+    rows = (blank, middle, [TileUse.UNFIT, TileUse.FAILED, *blank[:2]])
+    return TileMap(tuple(map(tuple, rows)), 3000, 4000, preview(60, 80))
 
 
 def slide_result(

@@ -22,10 +22,10 @@ from cbctool.imaging.whole_slide import (
     MonolayerOptions,
     Tile,
     TileOptions,
-    TileUse,
     choose_monolayer,
     companions,
     cut,
+    fill_map,
     is_whole_slide,
     keep_owned,
     occupied,
@@ -34,10 +34,10 @@ from cbctool.imaging.whole_slide import (
     plan_tiles,
     read_tile,
     seam_twins,
+    tile_map,
     to_level_0,
-    use_map,
 )
-from cbctool.records import Cell, CellKind, FieldQuality, FieldResult, FieldSummary, Scale, ScaleSource
+from cbctool.records import Cell, CellKind, FieldQuality, FieldResult, FieldSummary, Scale, ScaleSource, TileUse
 
 SMALL = TileOptions(tile_px=256, margin_um=10.0, margin_px=40)
 
@@ -393,10 +393,24 @@ def test_monolayer_by_cover_and_overlap() -> None:
     assert choose_monolayer(np.array([]), np.array([]), np.array([], bool)) == ()
 
 
-def test_the_map_shows_each_core() -> None:
-    tiles = cut((1000, 1500), (1.0,), 0.25, TileOptions(tile_px=600, margin_um=10.0))
-    drawn = use_map(tiles[1:], [TileUse.COUNTED] * (len(tiles) - 1), (2, 3))
-    assert drawn.tolist() == [[4, 0, 0], [0, 0, 0]]
+def test_the_map_shows_each_core(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    write_pyramid(path, smear(1000, 1500), um_per_px=2.0)
+    slide = open_whole_slide(path)
+    options = TileOptions(tile_px=600, margin_um=20.0, overview_px=100)
+    empty = tile_map(slide, options=options)
+    tiles = plan_tiles(slide, options)
+    slide.close()
+    assert (empty.height_px, empty.width_px) == (1000, 1500)
+    assert {use for row in empty.uses for use in row} == {TileUse.BACKGROUND}
+    picture = cv2.imdecode(np.frombuffer(empty.overview_jpeg, np.uint8), cv2.IMREAD_COLOR)
+    assert picture.shape[1] == 100
+    assert picture.shape[0] in (66, 67)  # level 8 is 125 x 188 px
+    drawn = fill_map(empty, {(tile.row, tile.col): TileUse.COUNTED for tile in tiles})
+    assert [len(row) for row in drawn.uses] == [3] * 2
+    # The left third of the picture is white.
+    assert [row[0] for row in drawn.uses] == [TileUse.BACKGROUND] * 2
+    assert {use for row in drawn.uses for use in row[1:]} == {TileUse.COUNTED}
 
 
 def test_companions_of_a_plain_tiff_are_none(tmp_path: Path) -> None:

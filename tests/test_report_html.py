@@ -7,7 +7,7 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
-from slides import RULES, slide_result
+from slides import RULES, slide_result, tile_map
 
 from cbctool.records import Failure, Flag, Severity, SlideResult
 from cbctool.report import ReportStyle, read_table, summary_row, write_run
@@ -59,6 +59,17 @@ def test_nothing_comes_from_outside_the_file() -> None:
         sources = [a[attribute] or "" for a in found.every(tag)]
         assert sources
         assert all(source.startswith("data:image/jpeg;base64,") for source in sources)
+
+
+def test_a_whole_slide_has_its_map_with_a_legend() -> None:
+    found = page(dataclasses.replace(slide_result(COUNTS), tiles=tile_map()))
+    text = " ".join("".join(found.text).split())
+    assert "Of 12 tiles 2 were counted" in text
+    assert "too thick: 1" in text
+    assert [a.get("aria-label", "") for a in found.every("svg")].count("") < len(found.every("svg"))
+    marks = [a["fill"] for a in found.every("rect") if a.get("fill") in ("#0072B2", "#E69F00")]
+    assert marks.count("#E69F00") == 1
+    assert any(a.get("alt") == "The slide" for a in found.every("img"))
 
 
 def test_every_cell_leads_to_its_place_in_the_field() -> None:

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pypdf
 import pytest
-from slides import RULES, slide_result
+from slides import RULES, slide_result, tile_map
 
 from cbctool.records import CellClass, CellKind, Flag, Review, Severity, SlideResult
 from cbctool.report import ReportStyle
@@ -65,6 +65,17 @@ def test_galleries_fields_quality_and_method_follow() -> None:
         *("N:C 0.90", result.weights.sha256, result.weights.trained_on, "Bands are not separated", "ISLH 2005"),
     ):
         assert expected.lower() in text.lower()
+
+
+def test_a_whole_slide_has_its_map_with_a_legend() -> None:
+    result = slide_result(COUNTS)
+    mapped = dataclasses.replace(result, tiles=tile_map())
+    text = " ".join("\n".join(pages(pdf(mapped))).split())
+    assert "Of 12 tiles 2 were counted" in text
+    for entry in ("counted: 2", "too thick: 1", "too thin (feathered edge): 1", "failed: 1", "background: 6"):
+        assert entry in text
+    assert "were counted" not in "".join(pages(pdf(result)))
+    assert pdf(dataclasses.replace(mapped, tiles=dataclasses.replace(tile_map(), overview_jpeg=b"")))
 
 
 def test_no_blast_percentage_anywhere() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-from slides import RULES, slide_result
+from slides import RULES, slide_result, tile_map
 
 from cbctool.errors import InputError
 from cbctool.records import Failure, Flag, Review, Severity, SlideResult
@@ -31,6 +31,7 @@ def full_result() -> SlideResult:
         warnings=("look",),
         options={"um_per_px": None, "profile": {"lab": {"name": "L"}}},
         review=Review("Dr. Ü", "2026-03-02T10:00:00+00:00", 1),
+        tiles=tile_map(),
     )
 
 
@@ -74,8 +75,19 @@ def test_result_comes_back_from_its_folder(tmp_path: Path) -> None:
     assert back.fields == result.fields
     assert back.flags == result.flags
     assert back.review == result.review
+    assert back.tiles == result.tiles
     assert [o.thumbnail for o in back.observations] == [o.thumbnail for o in result.observations]
     assert math.isnan(back.differential.wbc_corrected_10e9_per_l)
+
+
+def test_a_whole_slide_says_what_became_of_each_tile() -> None:
+    tiles = json.loads(result_json(full_result()))["tiles"]
+    assert (tiles["rows"], tiles["columns"]) == (3, 4)
+    assert tiles["counts"] == {
+        "counted": 2, "too thick": 1, "too thin": 1, "unfit": 1, "failed": 1, "background": 6
+    }  # fmt: skip
+    assert tiles["uses"][1] == ["too thick", "counted", "counted", "too thin"]
+    assert json.loads(result_json(slide_result()))["tiles"] is None
 
 
 def test_an_edited_cells_csv_does_not_change_what_was_measured(tmp_path: Path) -> None:

@@ -45,6 +45,10 @@ def test_tiles_give_the_cells_of_the_same_scene_as_one_field(smear: WholeSmear, 
     result = json.loads((out / "scan" / "result.json").read_text(encoding="utf-8"))
     assert len(result["fields"]) > 1  # there are seams
     assert result["um_per_px"] == pytest.approx(0.25)
+    uses = [use for row in result["tiles"]["uses"] for use in row]
+    fit = sum(field["quality"]["fit"] for field in result["fields"])
+    assert uses.count("counted") == fit == result["tiles"]["counts"]["counted"] > 0
+    assert len(uses) - uses.count("background") == len(result["fields"])
     for kind, tolerance in (("nucleated", 0.03), ("erythrocyte", 0.05)):
         tiles, whole = scan[kind], photo[kind]
         assert len(tiles) == pytest.approx(len(whole), rel=tolerance, abs=2), kind

@@ -16,12 +16,12 @@ import configparser
 import functools
 import math
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
 
+import cv2
 import numpy as np
 import openslide
 import tifffile
@@ -31,7 +31,7 @@ from scipy.spatial import cKDTree
 from cbctool.errors import UnreadableImageError
 from cbctool.imaging.headers import credible_um_per_px
 from cbctool.imaging.read import open_regular, printable, tiff_um_per_px
-from cbctool.records import Cell, Field, FieldResult
+from cbctool.records import Cell, Field, FieldResult, TileMap, TileUse
 
 WHOLE_SLIDE_EXTENSIONS = frozenset(
     {".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".svslide", ".czi", ".dcm", ".tif", ".tiff", ".btf"}
@@ -75,6 +75,8 @@ class TileOptions:
         A tile is background where fewer of its thumbnail pixels are stained (3 pixels of a 450 um tile at 8 um/px).
     background_spread : float
         ... and their standard deviation (green, of 255) is no more than a scanner's noise after averaging.
+    overview_px : int
+        Longer side of the picture beside the map of the tiles: half a page at 150 dpi.
     """
 
     tile_px: int = 2048
@@ -86,6 +88,7 @@ class TileOptions:
     background_od: float = 0.05
     background_share: float = 0.001
     background_spread: float = 2.0
+    overview_px: int = 560
 
 
 @dataclass(frozen=True)
@@ -487,16 +490,6 @@ def keep_owned(tile: Tile, result: FieldResult) -> FieldResult:
 # ---------------------------------------------------------------------------------------------------------- monolayer
 
 
-class TileUse(StrEnum):
-    """What became of a tile."""
-
-    COUNTED = "counted"
-    TOO_THICK = "too thick"
-    TOO_THIN = "too thin"
-    UNFIT = "unfit"
-    BACKGROUND = "background"
-
-
 @dataclass(frozen=True)
 class MonolayerOptions:
     """Where cells lie side by side.
@@ -549,16 +542,31 @@ def choose_monolayer(
     return tuple(uses)
 
 
-def use_map(tiles: Sequence[Tile], uses: Sequence[TileUse], shape: tuple[int, int]) -> NDArray[Any]:
-    """Draw what became of the tiles, one element per core: (rows, cols) uint8, index into ``tuple(TileUse)``.
+def tile_map(slide: WholeSlide, um_per_px: float | None = None, options: TileOptions | None = None) -> TileMap:
+    """Map a slide on which nothing is counted yet: every tile ``BACKGROUND``, and the slide as a small picture."""
+    options = options or TileOptions()
+    height, width = slide.shapes[0]
+    last = cut((height, width), slide.downsamples, um_per_px or slide.um_per_px, options)[-1]
+    small = slide.thumbnail(options)
+    overview = b"" if small is None else _overview_jpeg(small[0], options.overview_px)
+    return TileMap(((TileUse.BACKGROUND,) * (last.col + 1),) * (last.row + 1), height, width, overview)
 
-    ``shape`` is the number of cores down and across; where no tile was read it says ``BACKGROUND``.
-    """
-    codes = {use: code for code, use in enumerate(TileUse)}
-    drawn = np.full(shape, codes[TileUse.BACKGROUND], np.uint8)
-    for tile, use in zip(tiles, uses, strict=True):
-        drawn[tile.row, tile.col] = codes[use]
-    return drawn
+
+def _overview_jpeg(thumbnail: NDArray[Any], side: int) -> bytes:
+    zoom = side / max(thumbnail.shape[:2])
+    if zoom < 1:
+        size = (max(1, round(zoom * thumbnail.shape[1])), max(1, round(zoom * thumbnail.shape[0])))
+        thumbnail = np.asarray(cv2.resize(thumbnail, size, interpolation=cv2.INTER_AREA))
+    _, packed = cv2.imencode(".jpg", thumbnail[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])
+    return bytes(packed)
+
+
+def fill_map(empty: TileMap, uses: Mapping[tuple[int, int], TileUse]) -> TileMap:
+    """Enter into a map what became of the tiles, by row and column."""
+    drawn = [list(row) for row in empty.uses]
+    for (row, col), use in uses.items():
+        drawn[row][col] = use
+    return replace(empty, uses=tuple(map(tuple, drawn)))
 
 
 # ------------------------------------------------------------------------------------------------------------ readers

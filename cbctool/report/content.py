@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from statistics import median
 
-from cbctool.records import CLASSES, LEUKOCYTES, Adequacy, CellKind, CellStatus, FieldSummary, SlideResult
-from cbctool.report.style import MARKS, ReportStyle, number, scale_text, written_at
+from cbctool.records import (
+    CLASSES,
+    LEUKOCYTES,
+    Adequacy,
+    CellKind,
+    CellStatus,
+    FieldSummary,
+    SlideResult,
+    TileMap,
+    TileUse,
+)
+from cbctool.report.style import MARKS, TILE_MARKS, Mark, ReportStyle, number, scale_text, written_at
 
 ADEQUACY_WORDS: Mapping[Adequacy, str] = {
     Adequacy.NONE: "too few: no differential",
@@ -52,6 +63,35 @@ def head_facts(result: SlideResult, style: ReportStyle) -> list[tuple[str, str]]
     if result.slide.comment:
         facts.append(("Comment", result.slide.comment))
     return facts
+
+
+MAP_HEADING = "The slide, and which parts of it were counted"
+
+
+def map_text(result: SlideResult, tiles: TileMap) -> str:
+    """What became of the tiles of a whole-slide file, in a sentence."""
+    counts = tile_counts(tiles)
+    other = ", ".join(
+        f"{counts[use]:,} {mark.label}"
+        for use, mark in TILE_MARKS.items()
+        if use is not TileUse.COUNTED and counts[use]
+    )
+    return (
+        f"Of {sum(counts.values()):,} tiles {counts[TileUse.COUNTED]:,} were counted, "
+        f"{number(result.differential.area_mm2)} mm² of monolayer" + (f"; {other}." if other else ".")
+    )
+
+
+def tile_counts(tiles: TileMap) -> Mapping[TileUse, int]:
+    """Tiles of each use, unused ones too."""
+    found = Counter(use for row in tiles.uses for use in row)
+    return {use: found[use] for use in TileUse}
+
+
+def map_legend(tiles: TileMap) -> list[tuple[Mark, int]]:
+    """Marks on the map and how many tiles bear each."""
+    counts = tile_counts(tiles)
+    return [(mark, counts[use]) for use, mark in TILE_MARKS.items() if counts[use]]
 
 
 def _fields_text(result: SlideResult) -> str:

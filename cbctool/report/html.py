@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from cbctool.records import Adequacy, CellKind, FieldSummary, FlagRule, SlideResult
+from cbctool.records import Adequacy, CellKind, FieldSummary, FlagRule, SlideResult, TileUse
 from cbctool.report import content
 from cbctool.report.evidence import Shown, doubts, flagged_cells, gallery_groups, numbered_fields
 from cbctool.report.pictures import boxes_of, by_field, fields_to_show
@@ -21,6 +21,7 @@ from cbctool.report.style import (
     OUTSIDE_SIGN,
     SEVERITY_ORDER,
     SEVERITY_SIGN,
+    TILE_MARKS,
     ReportStyle,
     confirmation,
     number,
@@ -105,6 +106,7 @@ def report_html(
             flagged=flagged,
             groups=[(group, [cell(shown) for shown in group.cells], doubts(group)) for group in groups],
             marks=MARKS,
+            map=_map(result),
             fields=fields,
             field_headings=content.FIELD_HEADINGS,
             field_rows=content.field_rows(result, FIELD_ROWS),
@@ -183,6 +185,34 @@ def _fields(result: SlideResult, style: ReportStyle, overlays: Mapping[str, str]
             }
         )
     return fields
+
+
+MAP_SIDE = 420.0
+"""Longer side of a whole slide's map, CSS pixels: two fit beside each other."""
+
+
+def _map(result: SlideResult) -> dict[str, Any] | None:
+    """A whole slide's map: size of the drawing, its tiles and legend; None for other slides."""
+    tiles = result.tiles
+    if tiles is None:
+        return None
+    zoom = MAP_SIDE / max(tiles.width_px, tiles.height_px)
+    width, height = zoom * tiles.width_px, zoom * tiles.height_px
+    across, down = width / len(tiles.uses[0]), height / len(tiles.uses)
+    return {
+        "heading": content.MAP_HEADING,
+        "text": content.map_text(result, tiles),
+        "size": (round(width, 1), round(height, 1)),
+        "tile": (round(across, 2), round(down, 2)),
+        "overview": tiles.overview_jpeg,
+        "legend": content.map_legend(tiles),
+        "tiles": [
+            (round(j * across, 2), round(i * down, 2), TILE_MARKS[use])
+            for i, row in enumerate(tiles.uses)
+            for j, use in enumerate(row)
+            if use is not TileUse.BACKGROUND
+        ],
+    }
 
 
 def _preview_size(summary: FieldSummary) -> tuple[float, float]:

@@ -21,17 +21,21 @@ from cbctool.records import (
     Flag,
     FlagRule,
     SlideResult,
+    TileMap,
 )
 from cbctool.report.content import (
     ADEQUACY_WORDS,
     CHART_KEY,
     ERROR_HEADINGS,
     FIELD_HEADINGS,
+    MAP_HEADING,
     METHOD,
     TOO_FEW,
     error_rows,
     field_rows,
     head_facts,
+    map_legend,
+    map_text,
     method_facts,
     panels,
     stain_rows,
@@ -61,6 +65,7 @@ from cbctool.report.style import (
     PAGE_SIZES,
     SEVERITY_ORDER,
     SEVERITY_SIGN,
+    TILE_MARKS,
     ReportStyle,
     confirmation,
     number,
@@ -112,6 +117,7 @@ def report_pdf(result: SlideResult, style: ReportStyle, rules: Sequence[FlagRule
     _galleries(pages, style)
     _annotated_fields(pages, style)
     flow = _Flow(pages, "Quality, method, limits and legend")
+    _map(flow, result)
     _quality(flow, result)
     _method(flow, result, rules)
     pages.finish()
@@ -572,9 +578,63 @@ class _Flow:
         sheet.line(MARGIN, self.y - 6.5, sheet.width - MARGIN, self.y - 6.5, 0.4)
         self.y += 3
 
+    def figure(self, height: float) -> float:
+        """Keep ``height`` free in one piece; where it begins."""
+        self._room(height)
+        top = self.y
+        self.y += height
+        return top
+
     def _room(self, height: float) -> None:
         if self.y + height > self.pages.bottom + 7:
             self.y = self.pages.turn(self.title)
+
+
+MAP_HEIGHT = 230.0
+"""Tallest map, points: a third of the page, so that warnings and fields follow on it."""
+
+SIGN_SIDE = 5.0
+"""Tiles narrower than this, points, bear colour only."""
+
+
+def _map(flow: _Flow, result: SlideResult) -> None:
+    """A whole slide beside the map of its tiles."""
+    tiles = result.tiles
+    if tiles is None:
+        return
+    sheet = flow.pages.sheet
+    flow.heading(MAP_HEADING)
+    flow.write(map_text(result, tiles), after=0)
+    column = (sheet.inner - 10) / 2
+    zoom = min(column / tiles.width_px, MAP_HEIGHT / tiles.height_px)
+    width, height = zoom * tiles.width_px, zoom * tiles.height_px
+    top = flow.figure(height + 20)
+    if tiles.overview_jpeg:
+        sheet.jpeg(tiles.overview_jpeg, MARGIN, top, width, height)
+        sheet.box(MARGIN, top, width, height, stroke=GREY)
+    left = MARGIN + width + 10 if tiles.overview_jpeg else MARGIN
+    _tiles(sheet, tiles, left, top, width, height)
+    x = MARGIN
+    for mark, count in map_legend(tiles):
+        text = f"{mark.label}: {count:,}"
+        sheet.box(x, top + height + 6, 8, 8, fill=mark.colour, stroke=GREY)
+        sheet.text(x + 4, top + height + 12.5, mark.code, 7, bold=True, align="centre")
+        sheet.text(x + 12, top + height + 12.5, text, 7)
+        x += text_width(text, FONT, 7) + 24
+    flow.y += 4
+
+
+def _tiles(sheet: Sheet, tiles: TileMap, left: float, top: float, width: float, height: float) -> None:
+    across, down = width / len(tiles.uses[0]), height / len(tiles.uses)
+    for i, row in enumerate(tiles.uses):
+        for j, use in enumerate(row):
+            mark = TILE_MARKS[use]
+            sheet.box(left + j * across, top + i * down, across, down, fill=mark.colour, stroke=PALE, line=0.25)
+            if mark.code and min(across, down) >= SIGN_SIDE:
+                size = min(across, down, 10.0) * 0.9
+                middle = top + (i + 0.5) * down + 0.35 * size
+                sheet.text(left + (j + 0.5) * across, middle, mark.code, size, align="centre")
+    sheet.box(left, top, width, height, stroke=GREY)
 
 
 FIELD_ROWS = 50

@@ -121,15 +121,22 @@ def overlay_jpeg(preview: bytes, boxes: Sequence[Box], half: bool = False) -> by
     return bytes(encoded)
 
 
+OVERVIEW = "slide.jpg"
+"""Name of a whole slide's picture in ``evidence.zip``."""
+
+
 def evidence_zip(result: SlideResult, cells: str) -> bytes:
     """``evidence.zip``: what a later correction needs, so that it needs no picture of the slide again.
 
     ``cells.csv`` as it was written, ``fields/<n>.jpg`` (previews) and ``cells/<n>.jpg`` (thumbnails), where n is the
-    place in ``result.fields`` and among the rows of ``cells.csv``, from 0. Times are fixed: same input, same bytes.
+    place in ``result.fields`` and among the rows of ``cells.csv``, from 0; of a whole
+    slide ``slide.jpg``. Times are fixed: same input, same bytes.
     """
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as archive:
         _add(archive, "cells.csv", cells.encode(), zipfile.ZIP_DEFLATED)
+        if result.tiles is not None and result.tiles.overview_jpeg:
+            _add(archive, OVERVIEW, result.tiles.overview_jpeg, zipfile.ZIP_STORED)
         for n, summary in enumerate(result.fields):
             if summary.preview_jpeg:
                 _add(archive, f"fields/{n}.jpg", summary.preview_jpeg, zipfile.ZIP_STORED)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cbctool.errors import InputError
 from cbctool.records import SlideResult
-from cbctool.report.pictures import pictures_of
+from cbctool.report.pictures import OVERVIEW, pictures_of
 from cbctool.report.result_json import result_of
 from cbctool.report.tables import observation_of, parse_table
 
@@ -33,9 +33,10 @@ def read_slide(folder: Path) -> SlideResult:
             rows = parse_table(archive.read("cells.csv").decode("utf-8"))
             thumbnails = pictures_of(archive, "cells")
             previews = pictures_of(archive, "fields")
+            overview = archive.read(OVERVIEW) if OVERVIEW in archive.namelist() else b""
         observations = tuple(observation_of(row, thumbnails.get(i, b"")) for i, row in enumerate(rows))
         names = [summary["name"] for summary in document["fields"]]
-        return result_of(document, observations, {names[i]: jpeg for i, jpeg in previews.items()}, folder)
+        return result_of(document, observations, {names[i]: jpeg for i, jpeg in previews.items()}, folder, overview)
     except OSError as error:
         raise InputError(f"{folder}: cannot be read: {error.strerror or error}.", advice) from error
     except (zipfile.BadZipFile, KeyError, TypeError, ValueError, IndexError) as error:

@@ -34,8 +34,11 @@ from cbctool.records import (
     Severity,
     Slide,
     SlideResult,
+    TileMap,
+    TileUse,
     WeightsInfo,
 )
+from cbctool.report.content import tile_counts
 from cbctool.report.style import LIMITS, report_status
 
 
@@ -83,6 +86,7 @@ def result_json(result: SlideResult) -> str:
         "fields": [_field(summary) for summary in result.fields],
         "cells": [_cell(o) for o in result.observations if o.cell.kind is CellKind.NUCLEATED],
         "limits": list(LIMITS),
+        "tiles": _tiles(result.tiles) if result.tiles else None,
     }
     return _lines(_plain(document))
 
@@ -111,6 +115,24 @@ def _field(summary: FieldSummary) -> dict[str, Any]:
     values = _flat(summary)
     del values["preview_jpeg"]
     return values
+
+
+def _tiles(tiles: TileMap) -> dict[str, Any]:
+    return {
+        "rows": len(tiles.uses),
+        "columns": len(tiles.uses[0]),
+        "height_px": tiles.height_px,
+        "width_px": tiles.width_px,
+        "counts": tile_counts(tiles),
+        "uses": tiles.uses,
+    }
+
+
+def _tiles_of(values: Mapping[str, Any] | None, overview: bytes) -> TileMap | None:
+    if not values:
+        return None
+    uses = tuple(tuple(TileUse(use) for use in row) for row in values["uses"])
+    return TileMap(uses, values["height_px"], values["width_px"], overview)
 
 
 def _cell(observation: Observation) -> dict[str, Any]:
@@ -160,6 +182,7 @@ def result_of(
     observations: tuple[Observation, ...],
     previews: Mapping[str, bytes],
     root: Path,
+    overview: bytes = b"",
 ) -> SlideResult:
     """A parsed ``result.json`` with its cells and pictures back to the record.
 
@@ -171,6 +194,8 @@ def result_of(
     previews : mapping of field name to JPEG
     root : Path
         Stands for the folder of the pictures, which the file does not tell.
+    overview : bytes
+        The picture of a whole slide, JPEG.
 
     Raises
     ------
@@ -205,6 +230,7 @@ def result_of(
         failures=tuple(Failure(**_values(Failure, failure)) for failure in document["failures"]),
         review=Review(**_values(Review, document["review"])) if document["review"] else None,
         supersedes=document["supersedes"],
+        tiles=_tiles_of(document.get("tiles"), overview),
     )
 
 

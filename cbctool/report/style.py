@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from cbctool.records import CellClass, CellStatus, Observation, ScaleSource, Severity, SlideResult
+from cbctool.records import CellClass, CellStatus, Observation, ScaleSource, Severity, SlideResult, TileUse
 
 OUTPUTS: tuple[str, ...] = ("pdf", "html", "overlays", "hl7", "fhir")
 """What can be switched off. CSV and JSON files and ``evidence.zip`` are always written: corrections rest on them."""
@@ -87,6 +87,16 @@ MARKS: Mapping[str, Mark] = {
     "unclassified": Mark("?", "Unclassified", "#000000"),
     "excluded": Mark("×", "Not counted", "#777777"),
 }
+
+TILE_MARKS: Mapping[TileUse, Mark] = {
+    TileUse.COUNTED: Mark("", "counted", "#0072B2"),
+    TileUse.TOO_THICK: Mark("+", "too thick", "#E69F00"),
+    TileUse.TOO_THIN: Mark("–", "too thin (feathered edge)", "#B8DDF2"),
+    TileUse.UNFIT: Mark("×", "unfit (focus, exposure)", "#E0A5C3"),
+    TileUse.FAILED: Mark("!", "failed", "#D55E00"),
+    TileUse.BACKGROUND: Mark("", "background", "#FFFFFF"),
+}
+"""How tiles of a whole-slide file are drawn on the map: in grey the dark ones without a sign are those counted."""
 
 SEVERITY_ORDER: Mapping[Severity, int] = {Severity.CRITICAL: 0, Severity.WARNING: 1, Severity.NOTE: 2}
 SEVERITY_SIGN: Mapping[Severity, str] = {Severity.CRITICAL: "▲", Severity.WARNING: "◆", Severity.NOTE: "○"}

@@ -25,7 +25,7 @@ import numpy as np
 
 from cbctool import __version__
 from cbctool.errors import CalibrationError, CbctoolError, OutputError, WeightsError
-from cbctool.records import Failure, FieldResult, Scale, ScaleSource, Scores, Slide
+from cbctool.records import Failure, FieldResult, Scale, ScaleSource, Scores, Slide, TileMap
 from cbctool.run import manifest
 from cbctool.run.discover import field_name, folder_name
 from cbctool.run.pool import Pool, WorkerLostError, open_pool
@@ -126,8 +126,16 @@ Outcome = SlideDone | SlideFailed | FieldsProgress
 class _SlideInHand:
     """A slide between its first field and its report."""
 
-    def __init__(self, slide: Slide, tasks: list[FieldTask], identity: str, inputs: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        slide: Slide,
+        tasks: list[FieldTask],
+        identity: str,
+        inputs: Mapping[str, str],
+        tiles: TileMap | None = None,
+    ) -> None:
         self.slide = slide
+        self.tiles = tiles
         self.identity = identity
         self.inputs = inputs
         self.tasks = tasks
@@ -295,7 +303,7 @@ class _Run:
             yield SlideDone(slide, before.row, skipped=True)
             return
         try:
-            tasks = field_tasks(slide)
+            tasks, tiles = field_tasks(slide)
         except CbctoolError as error:
             yield SlideFailed(slide, (failure_of(slide.name, str(slide.paths[0]), error),))
             return
@@ -304,7 +312,7 @@ class _Run:
                 slide, (Failure(slide.name, str(slide.root), "no field with tissue in it", "Look at it."),)
             )
             return
-        in_hand = _SlideInHand(slide, tasks, identity, inputs)
+        in_hand = _SlideInHand(slide, tasks, identity, inputs, tiles)
         logger.info("%s: %d field(s)", slide.name, len(tasks))
         self.ready.extend((in_hand, i) for i in range(len(tasks)))
 
@@ -414,6 +422,8 @@ class _Run:
             sizes=file_sizes(in_hand.slide),
             identity=in_hand.identity,
             seconds=time.monotonic() - in_hand.began,
+            tiles=in_hand.tiles,
+            places={task.name: (task.tile.row, task.tile.col) for task in in_hand.tasks if task.tile is not None},
         )
         future = self.analyser._report_pool.submit(
             report_slide_task, evidence, self.context, timeout_s=self.settings.report_timeout_s
@@ -479,8 +489,8 @@ def file_sizes(slide: Slide) -> tuple[int, ...]:
     return tuple(sorted(sizes))
 
 
-def field_tasks(slide: Slide) -> list[FieldTask]:
-    """The fields of a slide in order; for a whole-slide file, its tiles with tissue.
+def field_tasks(slide: Slide) -> tuple[list[FieldTask], TileMap | None]:
+    """The fields of a slide in order; for a whole-slide file, its tiles with tissue, and the map of all tiles.
 
     Raises
     ------
@@ -488,16 +498,17 @@ def field_tasks(slide: Slide) -> list[FieldTask]:
         If a whole-slide file cannot be opened.
     """
     if not slide.whole_slide:
-        return [FieldTask(slide.name, field_name(slide, p), p, slide.um_per_px) for p in slide.paths]
-    from cbctool.imaging.whole_slide import open_whole_slide, plan_tiles
+        return [FieldTask(slide.name, field_name(slide, p), p, slide.um_per_px) for p in slide.paths], None
+    from cbctool.imaging.whole_slide import open_whole_slide, plan_tiles, tile_map
 
     path = slide.paths[0]
     opened = open_whole_slide(path)
     try:
         tiles = plan_tiles(opened, um_per_px=slide.um_per_px)
+        drawn = tile_map(opened, slide.um_per_px)
     finally:
         opened.close()
-    return [FieldTask(slide.name, tile.name, path, slide.um_per_px, tile=tile) for tile in tiles]
+    return [FieldTask(slide.name, tile.name, path, slide.um_per_px, tile=tile) for tile in tiles], drawn
 
 
 def slide_scale(results: Iterable[FieldResult]) -> Scale | None:

@@ -26,6 +26,8 @@ from cbctool.records import (
     Scores,
     Slide,
     SlideResult,
+    TileMap,
+    TileUse,
     WeightsInfo,
 )
 
@@ -53,7 +55,11 @@ class FieldTask:
 
 @dataclass(frozen=True, eq=False)
 class SlideEvidence:
-    """Everything about a slide once its cells are scored; ``results`` and ``scores`` run in parallel."""
+    """Everything about a slide once its cells are scored; ``results`` and ``scores`` run in parallel.
+
+    Of a whole-slide file, ``tiles`` is its map with nothing entered and ``places`` the row and column there of each
+    tile that was read, by name.
+    """
 
     slide: Slide
     results: tuple[FieldResult, ...]
@@ -63,7 +69,8 @@ class SlideEvidence:
     sizes: tuple[int, ...]
     identity: str
     seconds: float
-    started: float = field(default_factory=time.monotonic)
+    tiles: TileMap | None = None
+    places: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -172,6 +179,8 @@ def slide_result(evidence: SlideEvidence, context: RunContext) -> SlideResult:
     observations: list[Observation] = []
     fields: list[FieldSummary] = []
     warnings = list(evidence.slide.warnings)
+    tiles: TileMap | None = None
+    mapped: set[str] = set()
     for result, scores in zip(evidence.results, evidence.scores, strict=True):
         fields.append(result.summary)
         predictions = call_cells(result.cells, result.crop_cells, scores, context.weights)
@@ -182,12 +191,17 @@ def slide_result(evidence: SlideEvidence, context: RunContext) -> SlideResult:
         ]
     um_per_px = statistics.median(summary.scale.um_per_px for summary in fields)
     if evidence.slide.whole_slide:
-        from cbctool.imaging.whole_slide import SEAM_UM, seam_twins
+        from cbctool.imaging.whole_slide import SEAM_UM, fill_map, seam_twins
 
-        fields = _monolayer_only(fields)
+        fields, uses = _monolayer_only(fields)
+        if evidence.tiles is not None:
+            came_to = dict.fromkeys(evidence.places, TileUse.FAILED) | uses
+            tiles = fill_map(evidence.tiles, {evidence.places[name]: use for name, use in came_to.items()})
+            mapped = {name for name, use in uses.items() if use in (TileUse.TOO_THICK, TileUse.TOO_THIN)}
         twins = seam_twins([o.cell for o in observations], [o.field for o in observations], SEAM_UM / um_per_px)
         observations = [o for i, o in enumerate(observations) if i not in twins]
-    unfit = [summary for summary in fields if not summary.quality.fit]
+    # The map of a slide shows where its monolayer ends; that is nothing to be warned of.
+    unfit = [summary for summary in fields if not summary.quality.fit and summary.name not in mapped]
     warnings += [f"{summary.name} is not counted: {summary.quality.reason}." for summary in unfit[:UNFIT_NAMED]]
     if len(unfit) > UNFIT_NAMED:
         warnings.append(f"{len(unfit) - UNFIT_NAMED} more fields are not counted.")
@@ -209,6 +223,7 @@ def slide_result(evidence: SlideEvidence, context: RunContext) -> SlideResult:
         options=context.options,
         warnings=tuple(dict.fromkeys(warnings)),
         failures=evidence.failures,
+        tiles=tiles,
     )
 
 
@@ -218,23 +233,24 @@ def _now() -> datetime:
     return datetime.fromtimestamp(int(epoch), tz=UTC) if epoch.isdigit() else datetime.now(UTC)
 
 
-def _monolayer_only(tiles: list[FieldSummary]) -> list[FieldSummary]:
-    """Tiles of a whole-slide file with those outside the monolayer marked as unfit, with the reason."""
+def _monolayer_only(tiles: list[FieldSummary]) -> tuple[list[FieldSummary], dict[str, TileUse]]:
+    """Tiles of a whole-slide file with those outside the monolayer marked as unfit, and what became of each by name."""
     import numpy as np
 
-    from cbctool.imaging.whole_slide import TileUse, choose_monolayer
+    from cbctool.imaging.whole_slide import choose_monolayer
 
     uses = choose_monolayer(
         np.array([tile.quality.cell_cover for tile in tiles]),
         np.array([tile.quality.overlap for tile in tiles]),
         np.array([tile.quality.fit for tile in tiles]),
     )
-    return [
+    marked = [
         tile
         if use is TileUse.COUNTED or not tile.quality.fit
         else dataclasses.replace(tile, quality=dataclasses.replace(tile.quality, fit=False, reason=use.value))
         for tile, use in zip(tiles, uses, strict=True)
     ]
+    return marked, {tile.name: use for tile, use in zip(tiles, uses, strict=True)}
 
 
 def failure_of(slide: str, path: str, error: BaseException) -> Failure:
