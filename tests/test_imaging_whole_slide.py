@@ -395,9 +395,9 @@ def test_monolayer_by_cover_and_overlap() -> None:
 
 def test_the_map_shows_each_core(tmp_path: Path) -> None:
     path = tmp_path / "a.tif"
-    write_pyramid(path, smear(1000, 1500), um_per_px=2.0)
+    write_pyramid(path, smear(1000, 1500))
     slide = open_whole_slide(path)
-    options = TileOptions(tile_px=600, margin_um=20.0, overview_px=100)
+    options = TileOptions(tile_px=600, margin_um=10.0, overview_px=100)
     empty = tile_map(slide, options=options)
     tiles = plan_tiles(slide, options)
     slide.close()
