@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 
 import pytest
@@ -67,13 +68,16 @@ def test_put_in_place_replaces_a_folder_whole(tmp_path: Path) -> None:
 
 
 def test_preparing_clears_up_after_a_run_that_was_killed(tmp_path: Path) -> None:
-    (tmp_path / ".partial-1-2").mkdir()
+    (tmp_path / f".partial-1-{2**22 + 1}").mkdir()  # beyond the largest process number of Linux
+    (tmp_path / f".partial-old-{os.getpid()}").mkdir()  # the number has come round to another process
+    os.utime(tmp_path / f".partial-old-{os.getpid()}", (0, 0))
+    (tmp_path / f".partial-3-{os.getpid()}").mkdir()  # somebody is writing a report right now
     (tmp_path / ".replaced-lost").mkdir()  # killed between the two renames: the old report is all there is
     (tmp_path / ".replaced-lost" / "report.pdf").touch()
     (tmp_path / ".replaced-stands").mkdir()
     (tmp_path / "stands").mkdir()
     manifest.prepare_output(tmp_path)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["lost", "stands"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [f".partial-3-{os.getpid()}", "lost", "stands"]
     assert (tmp_path / "lost" / "report.pdf").exists()
 
 

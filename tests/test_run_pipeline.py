@@ -136,11 +136,21 @@ def test_one_bad_field_harms_nobody(drawn_slides: Path, tmp_path: Path) -> None:
     rows = {row["slide"]: row for row in table(out / "summary.csv")}
     assert (rows["two-fields"]["status"], rows["single"]["status"]) == ("partial", "done")
     assert rows["broken"]["status"] == "failed"
+    again = analyse(slides, Settings(out=out, jobs=2))  # what lacks a field is tried again, and fails again
+    assert (again.exit_code, again.slides_skipped, again.slides_done) == (ExitCode.PARTIAL, 1, 1)
+    assert len(table(out / "failures.csv")) == 2
+    signed = json.loads((out / "two-fields" / "manifest.json").read_text(encoding="utf-8"))
+    signed["row"]["reviewer"] = "Dr. Grün"  # as `cbctool report` leaves it: not replaced unasked
+    (out / "two-fields" / "manifest.json").write_text(json.dumps(signed), encoding="utf-8")
+    assert analyse(slides, Settings(out=out, jobs=2)).slides_skipped == 2
+    assert len(table(out / "failures.csv")) == 2
     shutil.copy(slides / "single.png", slides / "broken.png")  # mended: the failure goes, the rest is skipped
     (slides / "two-fields" / "3.jpg").unlink()
     mended = analyse(slides, Settings(out=out, jobs=2))
     assert mended.exit_code is ExitCode.OK
     assert table(out / "failures.csv") == []
+    result = json.loads((out / "two-fields" / "result.json").read_text(encoding="utf-8"))
+    assert "signed by Dr. Grün" in result["supersedes"]
 
 
 def test_all_failed(tmp_path: Path) -> None:

@@ -134,7 +134,9 @@ def analyse(
                 seconds=time.monotonic() - began,
                 stages=dict(stages),
             )
-            write_tables(settings.out, report.rows, report.failures, [one.name for one in slides], analyser)
+            skipped = {one.slide.name for one in done if one.skipped}  # nothing new is known of their failures
+            tried = [one.name for one in slides if one.name not in skipped]
+            write_tables(settings.out, report.rows, report.failures, tried, analyser)
             manifest.write_atomically(settings.out / "run.json", _run_json(report, analyser, source, started_at))
     return report
 

@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,8 +25,11 @@ logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 PARTIAL_PREFIX = ".partial-"
-"""Folders of this name are work in progress; whoever finds one at start removes it."""
+"""Folders of this name are work in progress, of the process whose number they end in; without it they are removed."""
 REPLACED_PREFIX = ".replaced-"
+
+LONGEST_WRITING_S = 3600.0
+"""A partial folder older than this is nobody's, whoever has its process number by now; a report has 600 s."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +115,20 @@ def prepare_output(out: Path, clear: bool = True) -> None:
         else:  # killed between the two renames of `put_in_place`
             folder.rename(place)
     for folder in out.glob(f"{PARTIAL_PREFIX}*"):
-        shutil.rmtree(folder, ignore_errors=True)
+        if not _at_work(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _at_work(partial: Path) -> bool:
+    """Whether the process that makes a partial folder lives: `report` or another run may share the output folder."""
+    import psutil
+
+    number = partial.name.rpartition("-")[2]
+    try:
+        young = time.time() - partial.stat().st_mtime < LONGEST_WRITING_S
+    except OSError:
+        return False
+    return young and number.isdigit() and psutil.pid_exists(int(number))
 
 
 def partial_folder(out: Path, name: str) -> Path:
@@ -124,7 +141,12 @@ def partial_folder(out: Path, name: str) -> Path:
 
 
 def put_in_place(folder: Path, place: Path) -> None:
-    """Rename a finished folder to where it belongs; an earlier one goes only once the new one stands."""
+    """Rename a finished folder to where it belongs; an earlier one goes only once the new one stands.
+
+    The files reach the disk before the rename does, so that a power cut leaves no report of empty files.
+    """
+    for path in folder.iterdir():
+        _flush(path)
     old = place.with_name(f"{REPLACED_PREFIX}{place.name}"[:255])
     if place.exists():
         shutil.rmtree(old, ignore_errors=True)
@@ -136,6 +158,11 @@ def put_in_place(folder: Path, place: Path) -> None:
             old.rename(place)
         raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _flush(path: Path) -> None:
+    with path.open("rb+") as file:  # Windows flushes only what is open for writing
+        os.fsync(file.fileno())
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -298,13 +298,13 @@ class _Run:
         inputs = hash_inputs(slide)
         identity = manifest.identity(slide, inputs, self.analyser.weights.sha256, self.analyser.options)
         before = manifest.read_manifest(settings.out / folder_name(slide.name))
-        if before is not None and before.identity == identity and not settings.overwrite:
+        if before is not None and before.identity == identity and not settings.overwrite and not _incomplete(before):
             logger.info("%s: unchanged, skipped", slide.name)
             yield SlideDone(slide, before.row, skipped=True)
             return
         try:
-            tasks, tiles = field_tasks(slide)
-        except CbctoolError as error:
+            tasks, tiles = self._plan(slide)
+        except (CbctoolError, TimeoutError, WorkerLostError) as error:
             yield SlideFailed(slide, (failure_of(slide.name, str(slide.paths[0]), error),))
             return
         if not tasks:
@@ -315,6 +315,12 @@ class _Run:
         in_hand = _SlideInHand(slide, tasks, identity, inputs, tiles)
         logger.info("%s: %d field(s)", slide.name, len(tasks))
         self.ready.extend((in_hand, i) for i in range(len(tasks)))
+
+    def _plan(self, slide: Slide) -> tuple[list[FieldTask], TileMap | None]:
+        """The slide's fields; a whole-slide file is opened in a worker, which may crash or hang over it."""
+        if not slide.whole_slide:
+            return field_tasks(slide)
+        return self.pool.submit(field_tasks, slide, timeout_s=self.settings.field_timeout_s).result()
 
     def _submit(self, in_hand: _SlideInHand, index: int, attempt: int = 1) -> None:
         future = self.pool.submit(analyse_field_task, in_hand.tasks[index], timeout_s=self.settings.field_timeout_s)
@@ -444,6 +450,11 @@ class _Run:
         return SlideDone(
             in_hand.slide, row, _in_order(in_hand.failures), len(in_hand.results), cells, stages=in_hand.stages
         )
+
+
+def _incomplete(done: manifest.Manifest) -> bool:
+    """A report that lacks fields is tried again, unless a person has signed it as it is."""
+    return done.row.get("status") == "partial" and not done.row.get("reviewer")
 
 
 def _in_order(failures: Mapping[int, Failure]) -> tuple[Failure, ...]:

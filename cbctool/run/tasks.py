@@ -142,7 +142,8 @@ def report_slide_task(evidence: SlideEvidence, context: RunContext) -> dict[str,
     before = manifest.read_manifest(context.out / folder_name(name))
     if before is not None and before.identity != evidence.identity:
         when = before.row.get("analysed_at", "an unknown time")
-        result = dataclasses.replace(result, supersedes=f"the report of {when}, result {before.identity[:12]}")
+        signed = f", signed by {before.row['reviewer']}" if before.row.get("reviewer") else ""
+        result = dataclasses.replace(result, supersedes=f"the report of {when}, result {before.identity[:12]}{signed}")
     folder: Path | None = None
     try:
         folder = manifest.partial_folder(context.out, name)
