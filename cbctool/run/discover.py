@@ -312,23 +312,26 @@ def _unique_names(slides: Iterable[tuple[Slide, str]]) -> tuple[Slide, ...]:
     return tuple(sorted(result, key=lambda one: natural_key(one.name)))
 
 
+def with_row(slide: Slide, row: SheetRow) -> Slide:
+    """The slide with what its row of the slide sheet says."""
+    return replace(
+        slide,
+        um_per_px=row.um_per_px,
+        wbc_10e9_per_l=row.wbc_10e9_per_l,
+        wbc_uncorrected=row.wbc_uncorrected,
+        age_years=row.age_years,
+        sample_id=row.sample_id,
+        comment=row.comment,
+        consecutive=row.consecutive,
+    )
+
+
 def _with_sheet(found: Discovery, sheet: dict[str, SheetRow], shown: str) -> Discovery:
     slides = []
     rows = {unicodedata.normalize("NFC", name): row for name, row in sheet.items()}
     for slide in found.slides:
         row = rows.pop(unicodedata.normalize("NFC", slide.name), None)
-        if row is not None:
-            slide = replace(
-                slide,
-                um_per_px=row.um_per_px,
-                wbc_10e9_per_l=row.wbc_10e9_per_l,
-                wbc_uncorrected=row.wbc_uncorrected,
-                age_years=row.age_years,
-                sample_id=row.sample_id,
-                comment=row.comment,
-                consecutive=row.consecutive,
-            )
-        slides.append(slide)
+        slides.append(slide if row is None else with_row(slide, row))
     absent = tuple(
         f"{shown}, row {row.row}: there is no slide {printable(name)!r} in the input." for name, row in rows.items()
     )

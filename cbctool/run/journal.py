@@ -7,17 +7,26 @@ that a slide is *done* is said by its report folder alone (its manifest), so tha
 from __future__ import annotations
 
 import json
+import logging
+import os
 import sqlite3
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 
 from cbctool.errors import OutputError
+from cbctool.imaging.read import printable
+
+logger = logging.getLogger(__name__)
 
 NAME = "journal.sqlite"
+
+SILENCE_S = 600.0
+"""Age of a heartbeat from which ``status`` doubts that the watch is alive: a beat comes every few seconds, but for the
+time that a large file takes over a slow share."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS slides (
@@ -31,7 +40,11 @@ CREATE TABLE IF NOT EXISTS slides (
   started_at TEXT NOT NULL DEFAULT '',
   finished_at TEXT NOT NULL DEFAULT ''
 );
+CREATE INDEX IF NOT EXISTS slides_by_state ON slides (state);
 """
+
+_USELESS = ("malformed", "not a database")
+"""What SQLite says of a file that no waiting will mend."""
 
 
 class State(StrEnum):
@@ -74,10 +87,27 @@ class Journal:
                 uri = f"{self.path.absolute().as_uri()}?mode=ro"
                 self._db = sqlite3.connect(uri, uri=True, timeout=timeout_s)
             else:
-                self._db = sqlite3.connect(self.path, timeout=timeout_s, isolation_level=None)
-                self._db.execute("PRAGMA synchronous=FULL")
-                self._db.executescript(_SCHEMA)
+                self._db = self._open(timeout_s)
         self._db.row_factory = sqlite3.Row
+
+    def _open(self, timeout_s: float) -> sqlite3.Connection:
+        """Open or make the file; a damaged one is put beside, since the reports say by themselves what is done."""
+        for _ in range(2):
+            database = sqlite3.connect(self.path, timeout=timeout_s, isolation_level=None)
+            try:
+                database.execute("PRAGMA synchronous=FULL")
+                database.executescript(_SCHEMA)
+                if database.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok":
+                    return database
+            except sqlite3.DatabaseError as error:
+                if not any(words in str(error) for words in _USELESS):
+                    raise
+            database.close()
+            broken = self.path.with_name(f"journal-broken-{datetime.now(UTC):%Y%m%dT%H%M%S}.sqlite")
+            self.path.replace(broken)
+            self.path.with_name(f"{NAME}-journal").unlink(missing_ok=True)  # it would be rolled back into the new file
+            logger.error("%s was damaged and is now %s; what is not done yet is tried anew", self.path, broken.name)
+        return database
 
     def __enter__(self) -> Journal:
         return self
@@ -97,11 +127,12 @@ class Journal:
 
     def queue(self, slide: str, path: Path, signature: str) -> None:
         """A new or changed slide is waiting; its attempts start anew."""
-        with self._explained():
-            self._db.execute("DELETE FROM slides WHERE path = ? OR slide = ?", (str(path), slide))
+        with self._explained(), self._db:
+            self._db.execute("BEGIN IMMEDIATE")
+            self._db.execute("DELETE FROM slides WHERE path = ? OR slide = ?", (_stored(path), slide))
             self._db.execute(
                 "INSERT INTO slides (slide, path, signature, state, queued_at) VALUES (?, ?, ?, ?, ?)",
-                (slide, str(path), signature, State.QUEUED, _now()),
+                (slide, _stored(path), signature, State.QUEUED, _now()),
             )
 
     def start(self, slide: str) -> None:
@@ -120,19 +151,46 @@ class Journal:
         """Try a failed slide again; its attempts go on counting."""
         self._set(slide, "state = ?", State.QUEUED)
 
+    def moved(self, slide: str, path: Path) -> None:
+        """A slide's original now lies elsewhere; what comes to its old place is another slide."""
+        self._set(slide, "path = ?", _stored(path))
+
+    def give_back(self, slide: str) -> None:
+        """A slide in hand goes back to the queue, its broken-off attempt uncounted."""
+        self._set(slide, "state = ?, attempts = max(attempts - 1, 0)", State.QUEUED)
+
     def hand_back(self) -> None:
-        """What was in hand when a run ended goes back to the queue, its broken-off attempt uncounted."""
+        """Everything in hand goes back to the queue, the broken-off attempts uncounted."""
         with self._explained():
             self._db.execute(
                 "UPDATE slides SET state = ?, attempts = max(attempts - 1, 0) WHERE state = ?",
                 (State.QUEUED, State.RUNNING),
             )
 
-    def entries(self) -> list[Entry]:
-        """All slides in the order in which they were queued."""
+    def recover(self) -> None:
+        """What a crash left in hand goes back to the queue; the attempt counts, lest it crash for ever."""
         with self._explained():
-            rows = self._db.execute("SELECT * FROM slides ORDER BY queued_at, rowid").fetchall()
-        return [Entry(**dict(row)) for row in rows]
+            self._db.execute("UPDATE slides SET state = ? WHERE state = ?", (State.QUEUED, State.RUNNING))
+
+    def entries(self, state: State | None = None) -> list[Entry]:
+        """All slides, or those of one state, in the order in which they came."""
+        where, values = ("", ()) if state is None else ("WHERE state = ?", (state,))
+        with self._explained():
+            rows = self._db.execute(f"SELECT * FROM slides {where} ORDER BY rowid", values).fetchall()
+        return [_entry(row) for row in rows]
+
+    def at(self, path: Path) -> Entry | None:
+        """The slide whose original lies there."""
+        return self._one("path", _stored(path))
+
+    def named(self, slide: str) -> Entry | None:
+        """The slide of that name."""
+        return self._one("slide", slide)
+
+    def _one(self, column: str, value: str | bytes) -> Entry | None:
+        with self._explained():
+            row = self._db.execute(f"SELECT * FROM slides WHERE {column} = ?", (value,)).fetchone()
+        return None if row is None else _entry(row)
 
     def counts(self) -> Mapping[str, int]:
         """Slides per state."""
@@ -162,16 +220,40 @@ def status_text(folder: Path, as_json: bool = False) -> str:
     except (OSError, ValueError):
         heartbeat = None
     if as_json:
-        slides = [asdict(entry) for entry in entries]
+        slides = [asdict(entry) | {"path": printable(entry.path)} for entry in entries]
         return json.dumps({"counts": counts, "heartbeat": heartbeat, "slides": slides}, indent=1, ensure_ascii=False)
     lines = [", ".join(f"{number} {state}" for state, number in counts.items())]
     if heartbeat:
-        lines.append(f"heartbeat {heartbeat['time']}, {heartbeat['state']}")
+        lines.append(_sign_of_life(heartbeat))
     for entry in entries:
         when = entry.finished_at or entry.started_at or entry.queued_at
         tries = f", attempt {entry.attempts}" if entry.attempts > 1 else ""
         lines.append(f"{entry.state:8} {when}  {entry.slide}{tries}{f': {entry.reason}' if entry.reason else ''}")
     return "\n".join(lines)
+
+
+def _sign_of_life(heartbeat: Mapping[str, str]) -> str:
+    """The heartbeat in words, with a doubt where it is old."""
+    text = f"heartbeat {heartbeat['time']}, {heartbeat['state']}"
+    with suppress(ValueError):
+        age = (datetime.now(UTC) - datetime.fromisoformat(heartbeat["time"])).total_seconds()
+        if heartbeat["state"] != "stopped" and age > SILENCE_S:
+            text += f"; no sign of life for {age / 60:.0f} minutes, is `cbctool watch` still running?"
+    return text
+
+
+def _stored(path: Path) -> str | bytes:
+    """A path as SQLite can hold it: text, or bytes where a name is no valid UTF-8."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return os.fsencode(path)
+    return str(path)
+
+
+def _entry(row: sqlite3.Row) -> Entry:
+    columns = dict(row)
+    return Entry(**{**columns, "path": os.fsdecode(columns["path"])})
 
 
 def _now() -> str:

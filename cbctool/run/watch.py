@@ -1,19 +1,24 @@
 """``cbctool watch``: an inbox, the journal and the pipeline, for months.
 
-The loop is: look into the inbox, queue what has settled, analyse what is queued, beat. Results are kept by the slides'
-own folders (:mod:`cbctool.run.manifest`), tries by the journal, and the file system's events only shorten the wait for
-the next look: a look every ``poll_s`` seconds finds whatever they missed (network shares, full queues, inotify limits).
+The loop is: look into the inbox, queue what has settled, analyse a batch of what is queued, write the tables, beat.
+Results are kept by the slides' own folders (:mod:`cbctool.run.manifest`), tries by the journal, and the file system's
+events only shorten the wait for the next look: a look every ``poll_s`` seconds finds whatever they missed (network
+shares, full queues, inotify limits).
 """
 
 from __future__ import annotations
 
 import dataclasses
+import errno
+import itertools
 import json
 import logging
+import os
 import shutil
 import signal
 import threading
 import time
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -23,20 +28,29 @@ from typing import Any
 
 from cbctool import __version__
 from cbctool.errors import CbctoolError, InputError, OutputError, UsageError
+from cbctool.imaging.read import printable
+from cbctool.imaging.whole_slide import companions
 from cbctool.records import Failure, Slide
 from cbctool.run import manifest
 from cbctool.run.analyse import with_twins_named, write_tables
-from cbctool.run.discover import discover_slides, folder_name
+from cbctool.run.discover import clean_name, discover_slides, folder_name, with_row
 from cbctool.run.inbox import Inbox, Settled
 from cbctool.run.journal import Entry, Journal, State
-from cbctool.run.pipeline import Analyser, Outcome, Settings, SlideDone, SlideFailed
-from cbctool.run.sheet import SHEET_NAME
+from cbctool.run.pipeline import Analyser, Outcome, Settings, SlideDone, SlideFailed, hash_inputs
+from cbctool.run.sheet import SHEET_NAME, SheetRow, read_sheet
 
 logger = logging.getLogger(__name__)
 
 LOCK = ".watch.lock"
 HEARTBEAT = "heartbeat.json"
 SET_ASIDE = "failed"
+
+BATCH = 32
+"""Slides analysed between two looks: a minute's work, so that the tables are fresh and a new slide waits no longer. The
+workers idle for about one slide at the end of each."""
+
+SHORTEST_PAUSE_S = 0.5
+"""Between two looks: a large copy into the inbox sends events without end."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +63,8 @@ class WatchOptions:
         Seconds for which a file, and a folder of fields, has to be quiet.
     poll_s : float
         Longest time between two looks.
+    events : bool
+        Whether the file system's events shorten it; a network share sends none.
     retry_waits_s : tuple of float
         Waits before the tries after the first; after the last one a slide is set aside. A share or a microscope PC that
         is busy comes back within minutes, a full disk within hours.
@@ -89,6 +105,7 @@ def watch(
         At the start, for what is wrong with the options. Later faults are written down and waited out.
     """
     options = options or WatchOptions()
+    inbox = inbox.absolute()
     if not inbox.is_dir():
         raise InputError(f"{inbox} is not a folder.", "Make it, or give another.")
     for folder in (settings.out, options.move_done, options.move_failed):
@@ -96,26 +113,31 @@ def watch(
             raise UsageError(f"{folder} lies inside the inbox {inbox}.", "Choose a folder outside it.")
     with (
         _only_one(settings.out),
-        _stoppable() as stop,
+        _stoppable(),
         Journal(settings.out) as journal,
         Analyser(settings) as analyser,
-        _events(inbox, stop, options.events),
+        _events(inbox, options.events) as wake,
         suppress(StopWatching),
     ):
         watcher = _Watcher(inbox, journal, analyser, options, on_outcome)
         try:
             with _metrics(options.metrics_port, watcher):
                 while True:
-                    watcher.turn()
-                    stop.wait(min(options.poll_s, max(0.05, watcher.inbox.next_due(time.monotonic()))))
-                    stop.clear()
-        finally:
+                    wake.clear()
+                    if not watcher.turn():
+                        wake.wait(min(options.poll_s, watcher.inbox.next_due(time.monotonic())))
+                        time.sleep(min(options.poll_s, SHORTEST_PAUSE_S))
+        except (StopWatching, KeyboardInterrupt):
             journal.hand_back()
             watcher.beat("stopped")
+            raise
+        except BaseException:  # what is in hand counts as tried: it may be the cause
+            watcher.beat("ended by an error")
+            raise
 
 
 class _Watcher:
-    """The loop's state: what is in the inbox, when failed slides are due, how the last look went."""
+    """The loop's state: what is in the inbox, when failed slides are due, what the tables still lack."""
 
     def __init__(
         self,
@@ -126,30 +148,46 @@ class _Watcher:
         on_outcome: Callable[[Outcome], None],
     ) -> None:
         self.inbox = Inbox(inbox, options.settle_s, options.settle_folder_s)
+        self.sheet = _Sheet(inbox / SHEET_NAME)
         self.journal = journal
         self.analyser = analyser
         self.out = analyser.settings.out
         self.options = options
         self.on_outcome = on_outcome
         self.due: dict[str, float] = {}  # slide -> monotonic time of its next try
+        self.renewed: set[str] = set()  # slides that the tables do not know in their last state
+        self.news: list[Failure] = []  # and what failed of them
         self.counts: Mapping[str, int] = {}
         self.last_beat = 0.0
+        self.beating = True
         self.paused = ""
-        journal.hand_back()  # what a crash left running
-        for entry in journal.entries():
-            if entry.state == State.FAILED and not self._given_up(entry):
-                self.due[entry.slide] = time.monotonic()
+        journal.recover()
+        self.names = {_key(entry.slide): entry.slide for entry in journal.entries()}
 
-    def turn(self) -> None:
-        """One look, and all the work that it brings; an output folder that fails is waited for."""
+    def turn(self) -> bool:
+        """One look, and at most one batch of work; True where more is queued.
+
+        An output folder that fails, a locked journal and a full disk are waited for: nothing is lost meanwhile.
+        """
         try:
-            self._turn()
-        except OutputError as error:  # the journal is locked or the disk is full: nothing is lost, try again later
-            self._pause(str(error))
+            busy = self._turn()
+        except OutputError as error:
+            if not self.paused:
+                logger.warning("waiting: %s", error.message)
+            self.paused = error.message
+            self.beat(f"waiting: {self.paused}")
+            return False
+        if self.paused:
+            logger.warning("going on")
+            self.paused = ""
+        return busy
 
-    def _turn(self) -> None:
+    def _turn(self) -> bool:
         now = time.monotonic()
         arrived = self.inbox.scan(now)
+        if not self.inbox.reachable:
+            self.beat("inbox unreachable")
+            return False
         try:
             for settled in arrived:
                 self._queue(settled)
@@ -158,147 +196,233 @@ class _Watcher:
                 self.inbox.forget(settled.path)
             raise
         for slide in [slide for slide, at in self.due.items() if at <= now]:
-            self.journal.requeue(slide)
+            entry = self.journal.named(slide)
+            if entry is not None and entry.state == State.FAILED and self.inbox.holds(Path(entry.path)):
+                self.journal.requeue(slide)
             del self.due[slide]
-        self.beat("watching" if self.inbox.reachable else "inbox unreachable")
-        queued = [entry for entry in self.journal.entries() if entry.state == State.QUEUED]
-        if queued and self._room():
-            self._analyse(queued)
-            self.beat("watching")
+        batch = self._batch()
+        self.beat("analysing" if batch else "watching")
+        if batch:
+            if short := self._short_of_space():
+                raise OutputError(short, "Free some space.")
+            self._analyse(batch)
+        if self.renewed:
+            self._write_tables()
+        return bool(batch)
+
+    # ---------------------------------------------------------------------------------------------------- what to do
 
     def _queue(self, settled: Settled) -> None:
-        signature = json.dumps(settled.signature)
-        known = {entry.path: entry for entry in self.journal.entries()}
-        before = known.get(str(settled.path))
-        if before is not None and before.signature == signature:
-            stands = manifest.read_manifest(self.out / folder_name(before.slide)) is not None
-            if before.state == State.FAILED or (before.state == State.DONE and stands):
-                return
-        name = before.slide if before is not None else self._name(settled.path, {e.slide for e in known.values()})
-        if settled.path.name == SHEET_NAME:
+        path = settled.path
+        if path.name == SHEET_NAME:
+            if self.sheet.changed():
+                self.inbox.tell_again()  # whose row has changed has another signature now
             return
-        self.journal.queue(name, settled.path, signature)
+        before = self.journal.at(path)
+        name = before.slide if before is not None else self._name(path)
+        signature = self._signature(settled, name)
+        if before is not None and before.signature == signature:
+            if before.state == State.FAILED:
+                if self._given_up(before):
+                    self._move(before, self.options.move_failed)
+                else:
+                    self.journal.requeue(name)
+                return
+            if before.state == State.QUEUED:
+                return
+            if manifest.read_manifest(self.out / folder_name(name)) is not None:
+                self._move(before, self.options.move_done)
+                return
+        self.journal.queue(name, path, signature)
+        self.names[_key(name)] = name
+        self.due.pop(name, None)
         logger.info("%s: queued", name)
 
-    def _name(self, path: Path, taken: set[str]) -> str:
-        """The slide's name: stem or folder name; the extension is kept where another slide has the stem."""
-        stem = path.name if path.is_dir() else path.stem
-        return path.name if stem in taken else stem
+    def _signature(self, settled: Settled, name: str) -> str:
+        """What a slide is redone for: its files, and what the slide sheet says of it."""
+        return json.dumps([settled.signature, self.sheet.words(name)])
 
-    def _room(self) -> bool:
+    def _name(self, path: Path) -> str:
+        """The name of a slide that comes from a place unknown so far.
+
+        It is the stem or folder name, with the extension, then a number, where another slide has it. A report of the
+        same content under that name is its own (the inbox has moved, the same file comes once more), and a slide that
+        never had a report gives its name to what comes instead.
+        """
+        stem = clean_name(path.name if path.is_dir() else path.stem)
+        names = itertools.chain([stem, clean_name(path.name)], (f"{stem}-{number}" for number in itertools.count(2)))
+        for name in names:
+            entry = self.journal.named(self.names.get(_key(name), ""))
+            if entry is not None and self.inbox.holds(Path(entry.path)):
+                continue
+            done = manifest.read_manifest(self.out / folder_name(name))
+            if done is None or done.content_sha256 == self._content(path):
+                return entry.slide if entry is not None else name
+        raise AssertionError("numbers do not end")
+
+    def _content(self, path: Path) -> str | None:
+        try:
+            return manifest.content_sha256(hash_inputs(self._discovered(path, path.name)[0]))
+        except CbctoolError:
+            return None
+
+    def _batch(self) -> list[Entry]:
+        """What is analysed next, in the order of coming.
+
+        A slide that was begun before goes alone, so that one that ends the whole program takes no other with it; after
+        as many ends as tries it is set aside.
+        """
+        batch: list[Entry] = []
+        for entry in self.journal.entries(State.QUEUED):
+            if not self.inbox.holds(Path(entry.path)):
+                self.journal.fail(entry.slide, "no longer in the inbox")
+            elif self._given_up(entry):
+                reason = f"the program ended {entry.attempts} times while it was analysed"
+                self._failed(entry, (Failure(entry.slide, entry.path, reason, "Open it by hand."),), entry.attempts)
+            elif entry.attempts:
+                return batch or [entry]
+            else:
+                batch.append(entry)
+                if len(batch) == BATCH:
+                    break
+        return batch
+
+    def _short_of_space(self) -> str:
         try:
             free = shutil.disk_usage(self.out).free
         except OSError as error:
-            return self._pause(f"{self.out} cannot be reached ({error.strerror})")
+            return f"{self.out} cannot be reached ({error.strerror})."
         if free < self.options.min_free_bytes:
-            return self._pause(
-                f"{free / 1e9:.2f} GB free in {self.out}, {self.options.min_free_bytes / 1e9:g} GB needed"
-            )
-        if self.paused:
-            logger.warning("going on")
-        self.paused = ""
-        return True
+            return f"{free / 1e9:.2f} GB free in {self.out}, {self.options.min_free_bytes / 1e9:g} GB needed."
+        return ""
 
-    def _pause(self, reason: str) -> bool:
-        if not self.paused:
-            logger.warning("waiting: %s", reason)
-        self.paused = reason
-        self.beat(f"waiting: {reason}")
-        return False
+    def _given_up(self, entry: Entry) -> bool:
+        return entry.attempts > len(self.options.retry_waits_s)
 
-    def _analyse(self, queued: list[Entry]) -> None:
-        entries = {entry.slide: entry for entry in queued}
-        done: list[SlideDone] = []
-        failures: list[Failure] = []
-        slides = with_twins_named([slide for entry in queued if (slide := self._slide(entry, failures))], self.out)
+    # ------------------------------------------------------------------------------------------------------ analysis
+
+    def _analyse(self, batch: list[Entry]) -> None:
+        entries = {entry.slide: entry for entry in batch}
+        beside: dict[str, tuple[Failure, ...]] = {}  # files of a slide's folder that are no fields, and should be
+        slides = []
+        for entry in batch:
+            try:
+                slide, beside[entry.slide] = self._discovered(Path(entry.path), entry.slide)
+            except CbctoolError as error:
+                self.journal.start(entry.slide)
+                self._failed(entry, (Failure(entry.slide, entry.path, error.message, error.advice),))
+            else:
+                slides.append(slide)
 
         def in_hand() -> Iterator[Slide]:
-            for slide in slides:
+            for slide in with_twins_named(slides, self.out):
+                if self._short_of_space():
+                    return
                 self.journal.start(slide.name)
                 yield slide
 
         try:
             for outcome in self.analyser.run(in_hand()):
                 match outcome:
-                    case SlideDone():
-                        done.append(outcome)
-                        self.journal.finish(outcome.slide.name, "; ".join(f.error for f in outcome.failures))
-                        (self.out / SET_ASIDE / f"{folder_name(outcome.slide.name)}.txt").unlink(missing_ok=True)
-                        self._move(entries[outcome.slide.name], self.options.move_done)
-                    case SlideFailed():
-                        failures += outcome.failures
-                        self._failed(entries[outcome.slide.name], outcome.failures)
+                    case SlideDone(slide) | SlideFailed(slide) if outcome.failures and not _all_there(slide):
+                        self.journal.give_back(slide.name)  # the share dropped out under it
+                    case SlideDone(slide):
+                        self._done(entries[slide.name], (*beside[slide.name], *outcome.failures))
+                    case SlideFailed(slide):
+                        self._failed(entries[slide.name], (*beside[slide.name], *outcome.failures))
                 self.on_outcome(outcome)
                 if time.monotonic() - self.last_beat > 5.0:
                     self.beat("analysing")
-        except OutputError as error:  # disk full, rights lost: wait for a person, lose nothing
+        except OutputError:  # disk full, rights lost
             self.journal.hand_back()
-            self._pause(str(error))
-        rows = [outcome.row for outcome in done]
-        failures += [failure for outcome in done for failure in outcome.failures]
-        try:
-            write_tables(self.out, rows, failures, list(entries), self.analyser)
-        except OutputError as error:
-            self._pause(str(error))
+            raise
 
-    def _slide(self, entry: Entry, failures: list[Failure]) -> Slide | None:
-        """The entry as a slide under its journal name, with its row of the slide sheet; None if it cannot be one."""
-        path = Path(entry.path)
-        sheet = self.inbox.folder / SHEET_NAME
-        try:
-            found = discover_slides(
-                path, one_slide=entry.slide if path.is_dir() else None, sheet=sheet if sheet.is_file() else None
-            )
-        except CbctoolError as error:
-            found_failures = [Failure(entry.slide, str(path), error.message, error.advice)]
-        else:
-            for note in found.notes:
-                logger.info("%s: %s", entry.slide, note)
-            found_failures = list(found.failures)
-            if found.slides:
-                failures += found_failures
-                return dataclasses.replace(found.slides[0], name=entry.slide)
-        failures += found_failures
-        self.journal.start(entry.slide)
-        self._failed(entry, tuple(found_failures))
-        return None
+    def _discovered(self, path: Path, name: str) -> tuple[Slide, tuple[Failure, ...]]:
+        """A path of the inbox as a slide of that name, with its row of the sheet, and what in it is no field.
 
-    def _failed(self, entry: Entry, failures: tuple[Failure, ...]) -> None:
+        Raises
+        ------
+        InputError, UsageError
+            If it cannot be one, or the sheet has a fault.
+        """
+        folder = path.is_dir()
+        found = discover_slides(path, one_slide=name if folder else None)
+        slides, failures = found.slides, found.failures
+        if folder and not slides:  # perhaps whole-slide files
+            whole = [slide for slide in discover_slides(path).slides if slide.whole_slide]
+            if len(whole) > 1:
+                raise InputError(
+                    f"{printable(path)} holds {len(whole)} whole-slide files.", "Put each into the inbox itself."
+                )
+            slides, failures = tuple(whole), () if whole else failures
+        if not slides:
+            raise InputError(" ".join(one.error for one in failures), " ".join(one.advice for one in failures))
+        slide = slides[0]
+        inside = tuple(one for one in slide.paths if not one.is_symlink() or self.inbox.inside(one))
+        if not inside:
+            raise InputError(f"{printable(path)} holds only links out of the inbox.", "Copy the pictures into it.")
+        for note in found.notes:
+            logger.info("%s: %s", name, note)
+        slide = dataclasses.replace(slide, name=name, paths=inside)
+        row = self.sheet.row(name)
+        return (slide if row is None else with_row(slide, row)), failures
+
+    def _done(self, entry: Entry, failures: tuple[Failure, ...]) -> None:
+        self.journal.finish(entry.slide, "; ".join(failure.error for failure in failures))
+        (self.out / SET_ASIDE / f"{folder_name(entry.slide)}.txt").unlink(missing_ok=True)
+        self.renewed.add(entry.slide)
+        self.news += failures
+        self._move(entry, self.options.move_done)
+
+    def _failed(self, entry: Entry, failures: tuple[Failure, ...], tries: int | None = None) -> None:
+        tries = tries or entry.attempts + 1
         reason = "; ".join(f"{failure.error} {failure.advice}" for failure in failures) or "nothing to analyse"
         self.journal.fail(entry.slide, reason)
-        tries = entry.attempts + 1
+        self.renewed.add(entry.slide)
+        self.news += failures
         if tries <= len(self.options.retry_waits_s):
             self.due[entry.slide] = time.monotonic() + self.options.retry_waits_s[tries - 1]
             logger.warning("%s: try %d failed: %s", entry.slide, tries, reason)
             return
         logger.error("%s: set aside after %d tries: %s", entry.slide, tries, reason)
         note = self.out / SET_ASIDE / f"{folder_name(entry.slide)}.txt"
-        note.parent.mkdir(exist_ok=True)
-        manifest.write_atomically(
-            note, f"{entry.path}\n{reason}\nTried {tries} times. Change the file to have it tried again.\n"
-        )
+        advice = "Change or touch the file to have it tried again."
+        text = f"{printable(entry.path)}\n{reason}\nTried {tries} times. {advice}\n"
+        with suppress(OSError):
+            note.parent.mkdir(exist_ok=True)
+        manifest.write_atomically(note, text)
         self._move(entry, self.options.move_failed)
 
-    def _given_up(self, entry: Entry) -> bool:
-        return entry.attempts > len(self.options.retry_waits_s)
+    def _write_tables(self) -> None:
+        """The tables over all slides; what cannot be written now (open in a spreadsheet, disk full) is next time."""
+        failed = [
+            {"slide": entry.slide, "status": "failed", "fields": 0}
+            for entry in self.journal.entries(State.FAILED)
+            if entry.attempts
+        ]
+        write_tables(self.out, failed, self.news, self.renewed, self.analyser)
+        self.renewed, self.news = set(), []
 
     def _move(self, entry: Entry, folder: Path | None) -> None:
-        if folder is None:
-            return
+        """Put a slide's original where it was asked to go, unless it has changed since it was analysed."""
         source = Path(entry.path)
-        target = folder / source.name
-        number = 2
-        while target.exists():
-            target = folder / f"{source.stem}-{number}{source.suffix}"
-            number += 1
+        if folder is None or not self.inbox.holds(source):
+            return
+        settled = Settled(source, tuple(tuple(one) for one in json.loads(entry.signature)[0]))
+        if self.inbox.changed(settled):
+            return
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            shutil.move(source, target)
+            target = move_into(source, folder)
         except OSError as error:
-            logger.warning("%s: cannot be moved to %s: %s", source, folder, error)
+            logger.warning("%s: cannot be moved to %s: %s", printable(source), folder, error)
+            return
+        self.journal.moved(entry.slide, target.absolute())
+
+    # --------------------------------------------------------------------------------------------------------- health
 
     def beat(self, state: str) -> None:
-        """Write ``heartbeat.json``: time, state, counts. A heartbeat that cannot be written is only logged."""
+        """Write ``heartbeat.json``: time, state, counts. A heartbeat that cannot be written is only logged, once."""
         self.last_beat = time.monotonic()
         with suppress(OutputError):
             self.counts = self.journal.counts()
@@ -312,7 +436,136 @@ class _Watcher:
         try:
             manifest.write_atomically(self.out / HEARTBEAT, json.dumps(beat) + "\n")
         except OutputError as error:
+            if self.beating:
+                logger.warning("%s", error)
+            self.beating = False
+        else:
+            self.beating = True
+
+
+class _Sheet:
+    """The inbox's slide sheet, read again when it has changed."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.stamp: tuple[int, int] | None = None
+        self.told: tuple[int, int] | None = None
+        self.rows: Mapping[str, SheetRow] = {}
+        self.fault: CbctoolError | None = None
+
+    def row(self, slide: str) -> SheetRow | None:
+        """What the sheet says of a slide.
+
+        Raises
+        ------
+        InputError, UsageError
+            If the sheet has a fault.
+        """
+        self._look()
+        if self.fault is not None:
+            raise self.fault
+        return self.rows.get(unicodedata.normalize("NFC", slide))
+
+    def words(self, slide: str) -> list[object] | str:
+        """The same, or the sheet's fault, as what can be compared over restarts."""
+        try:
+            row = self.row(slide)
+        except CbctoolError as error:
+            return error.message
+        # Not the row's number: a row put in above changes nothing for those below.
+        return [] if row is None else list(dataclasses.asdict(dataclasses.replace(row, row=0)).values())
+
+    def changed(self) -> bool:
+        """Whether the sheet is another than at the last time of asking."""
+        self._look()
+        before, self.told = self.told, self.stamp
+        return before != self.stamp
+
+    def _look(self) -> None:
+        try:
+            status = self.path.stat()
+            stamp = (status.st_mtime_ns, status.st_size)
+        except OSError:
+            self.stamp, self.rows, self.fault = None, {}, None
+            return
+        if stamp == self.stamp:
+            return
+        self.stamp, self.rows, self.fault = stamp, {}, None
+        try:
+            self.rows = {unicodedata.normalize("NFC", name): row for name, row in read_sheet(self.path).items()}
+        except CbctoolError as error:
             logger.warning("%s", error)
+            self.fault = error
+
+
+def move_into(source: Path, folder: Path) -> Path:
+    """Move a slide's original, with the other files of a whole-slide file, under its own name or a numbered one.
+
+    Over file systems it is copied under a hidden name first, so that nothing half-copied is ever taken for the whole.
+
+    Raises
+    ------
+    OSError
+        If it cannot be moved; the original then still lies where it was.
+    """
+    parts = sorted(path for path in companions(source) if path.exists())
+    target = folder / source.name
+    if parts:  # they name one another
+        folder = folder / source.stem
+        number = 2
+        while folder.exists():
+            folder = folder.with_name(f"{source.stem}-{number}")
+            number += 1
+        folder.mkdir()
+        target = folder / source.name
+    number = 2
+    while os.path.lexists(target):
+        target = folder / f"{source.stem}-{number}{source.suffix}"
+        number += 1
+    for part in parts:
+        _rename(part, folder / part.name)
+    _rename(source, target)
+    return target
+
+
+def _rename(source: Path, target: Path) -> None:
+    try:
+        source.rename(target)
+        return
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+    hidden = target.with_name(f".moving-{target.name}"[:200])
+    _remove(hidden)
+    try:
+        if source.is_dir():
+            shutil.copytree(source, hidden, symlinks=True)
+        else:
+            shutil.copy2(source, hidden, follow_symlinks=False)
+        hidden.rename(target)
+    except BaseException:
+        _remove(hidden)
+        raise
+    _remove(source)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _key(name: str) -> str:
+    """By what two names are the same folder on every file system."""
+    return folder_name(unicodedata.normalize("NFC", name)).casefold()
+
+
+def _all_there(slide: Slide) -> bool:
+    """Whether all files of a slide can be looked at."""
+    with suppress(OSError):
+        return all(path.stat() is not None for path in slide.paths)
+    return False
 
 
 @contextmanager
@@ -335,24 +588,38 @@ def _only_one(out: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _stoppable() -> Iterator[threading.Event]:
-    """An event that wakes the loop; SIGTERM ends it."""
+def _stoppable() -> Iterator[None]:
+    """SIGTERM ends the watch; on Windows, Ctrl-Break as well."""
 
     def stop(*_: object) -> None:
         raise StopWatching
 
-    previous = signal.signal(signal.SIGTERM, stop)
+    numbers = [signal.SIGTERM, *([signal.SIGBREAK] if hasattr(signal, "SIGBREAK") else [])]
+    previous = {number: signal.signal(number, stop) for number in numbers}
     try:
-        yield threading.Event()
+        yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+class _LostEvents(logging.Handler):
+    """Says in our own log what the event library complains of, such as a full queue."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        logger.warning("file events: %s; the next look finds what they missed", record.getMessage())
 
 
 @contextmanager
-def _events(inbox: Path, wake: threading.Event, wanted: bool) -> Iterator[None]:
-    """Wake the loop at the file system's events, where it tells; without them it looks every ``poll_s`` seconds."""
+def _events(inbox: Path, wanted: bool) -> Iterator[threading.Event]:
+    """An event that wakes the loop when the file system tells of a change; where it does not, nothing ever sets it.
+
+    Only the inbox itself is observed, not the folders in it: one watch of the system's limited number, however many
+    slides there are. What changes in a folder is found at the next look.
+    """
+    wake = threading.Event()
     if not wanted:
-        yield
+        yield wake
         return
     from watchdog.events import FileSystemEvent, FileSystemEventHandler
     from watchdog.observers import Observer
@@ -362,17 +629,21 @@ def _events(inbox: Path, wake: threading.Event, wanted: bool) -> Iterator[None]:
             if event.event_type not in ("opened", "closed_no_write"):
                 wake.set()
 
+    told = _LostEvents(logging.WARNING)
+    library = logging.getLogger("watchdog")
     observer = Observer()
     try:
-        observer.schedule(Wake(), str(inbox), recursive=True)
+        observer.schedule(Wake(), str(inbox), recursive=False)
         observer.start()
     except OSError as error:  # inotify's limits, or a file system without events
         logger.warning("no file events from %s (%s); looking at intervals instead", inbox, error)
-        yield
+        yield wake
         return
+    library.addHandler(told)
     try:
-        yield
+        yield wake
     finally:
+        library.removeHandler(told)
         observer.stop()
         observer.join()
 
@@ -386,6 +657,8 @@ def _metrics(port: int | None, watcher: _Watcher) -> Iterator[None]:
     from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
     class Handler(BaseHTTPRequestHandler):
+        timeout = 10  # a client that says nothing holds no thread for ever
+
         def do_GET(self) -> None:
             body = metrics_text(watcher.counts, time.monotonic() - watcher.last_beat, bool(watcher.paused)).encode()
             self.send_response(200)
