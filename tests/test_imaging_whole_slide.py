@@ -34,10 +34,11 @@ from cbctool.imaging.whole_slide import (
     plan_tiles,
     read_tile,
     seam_twins,
+    set_aside,
     tile_map,
     to_level_0,
 )
-from cbctool.records import Cell, CellKind, FieldQuality, FieldResult, FieldSummary, Scale, ScaleSource, TileUse
+from cbctool.records import Cell, CellKind, Field, FieldQuality, FieldResult, FieldSummary, Scale, ScaleSource, TileUse
 
 SMALL = TileOptions(tile_px=256, margin_um=10.0, margin_px=40)
 
@@ -411,6 +412,33 @@ def test_the_map_shows_each_core(tmp_path: Path) -> None:
     # The left third of the picture is white.
     assert [row[0] for row in drawn.uses] == [TileUse.BACKGROUND] * 2
     assert {use for row in drawn.uses for use in row[1:]} == {TileUse.COUNTED}
+
+
+def test_tiles_outside_the_monolayer_are_set_aside_at_a_glance() -> None:
+    def tile(rgb: np.ndarray, um_per_px: float | None = 0.25) -> Field:
+        return Field("s", "tile", rgb, um_per_px, row_px=100, col_px=200)
+
+    whole = smear(800, 1600)
+    thin, monolayer = whole[:, :400], whole[:, 800:1200]
+    rng = np.random.default_rng(1)
+    thick = np.full((400, 400, 3), 245, np.uint8)
+    for row, col in rng.uniform(0, 400, (420, 2)).tolist():
+        shade = rng.uniform(0.8, 1.0) * np.array((225, 160, 170))
+        cv2.circle(thick, (int(col), int(row)), 14, shade.tolist(), -1, cv2.LINE_AA)
+    assert set_aside(tile(monolayer)) is None
+    assert set_aside(tile(thick, um_per_px=None)) is None  # without a scale nobody knows
+    for picture, reason in ((thin, "blank"), (thick, "too thick")):
+        result = set_aside(tile(picture))
+        assert result is not None
+        summary = result.summary
+        assert not summary.quality.fit
+        assert reason in summary.quality.reason
+        assert (len(result.cells), len(result.crops), len(result.crop_cells), summary.row_px) == (0, 0, 0, 100)
+        assert summary.scale.source is ScaleSource.METADATA
+        assert summary.area_mm2 == pytest.approx(picture.shape[0] * picture.shape[1] * 0.25**2 / 1e6, rel=0.01)
+    given = set_aside(tile(thick, um_per_px=0.5), given_um_per_px=0.25)
+    assert given is not None
+    assert (given.summary.scale.um_per_px, given.summary.scale.source) == (0.25, ScaleSource.GIVEN)
 
 
 def test_companions_of_a_plain_tiff_are_none(tmp_path: Path) -> None:

@@ -4,7 +4,8 @@ Scanners' own formats are read by OpenSlide; generic pyramidal TIFF (also with S
 tiled TIFF without a pyramid by tifffile, which is five times as fast there. Label and macro pictures carry patients'
 names and are never opened.
 
-    open_whole_slide -> plan_tiles (background left out) -> read_tile per worker -> analyse_field -> keep_owned
+    open_whole_slide -> plan_tiles (background left out) -> read_tile per worker -> set_aside, or
+    analyse_field -> keep_owned
 
 A slide is cut into *cores* that touch without overlap; a tile is a core and a margin wider than a cell around it. A
 cell belongs to the tile whose core holds its centre, and there it is seen whole.
@@ -15,6 +16,7 @@ from __future__ import annotations
 import configparser
 import functools
 import math
+import time
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -29,9 +31,23 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from cbctool.errors import UnreadableImageError
+from cbctool.imaging.calibrate import estimate_background
 from cbctool.imaging.headers import credible_um_per_px
+from cbctool.imaging.quality import assess_field
 from cbctool.imaging.read import open_regular, printable, tiff_um_per_px
-from cbctool.records import Cell, Field, FieldResult, TileMap, TileUse
+from cbctool.imaging.segment import working_copy
+from cbctool.imaging.stain import optical_density
+from cbctool.records import (
+    CROP_PX,
+    Cell,
+    Field,
+    FieldResult,
+    FieldSummary,
+    Scale,
+    ScaleSource,
+    TileMap,
+    TileUse,
+)
 
 WHOLE_SLIDE_EXTENSIONS = frozenset(
     {".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".svslide", ".czi", ".dcm", ".tif", ".tiff", ".btf"}
@@ -504,11 +520,68 @@ class MonolayerOptions:
     max_overlap : float
         Largest share of red-cell area in clumps. Cells that merely touch are a clump too, and fields that people chose
         reach 1 (median 0.77 of 25 BCCD fields), so that by default cover alone decides.
+    glance_um_per_px : float
+        Scale of the copy on which a tile is looked at before it is analysed: 0.09 s where analysis takes 1.2-2.7.
+    glance_margin : float
+        What lies this far outside ``min_cover`` and ``max_cover`` there is not analysed. Cover at 0.5 um/px was 0.000
+        to 0.014 above that at 0.25 on 15 rendered tiles from feathered edge to thick.
     """
 
     min_cover: float = 0.14
     max_cover: float = 0.72
     max_overlap: float = 1.0
+    glance_um_per_px: float = 0.5
+    glance_margin: float = 0.02
+
+
+def set_aside(
+    field: Field, given_um_per_px: float | None = None, options: MonolayerOptions | None = None
+) -> FieldResult | None:
+    """Tell at a glance, by its cover, that a tile lies outside the monolayer: its result without cells.
+
+    None where it may lie inside or has no scale, and has to be analysed. In the thick part of a smear there are more
+    cells than in all of its monolayer, and none of them is counted.
+
+    Parameters
+    ----------
+    field : Field
+        A tile as :func:`read_tile` gives it.
+    given_um_per_px : float, optional
+        Scale of the level read, as given by the user.
+    options : MonolayerOptions, optional
+
+    Returns
+    -------
+    FieldResult or None
+    """
+    options = options or MonolayerOptions()
+    um_per_px = given_um_per_px or field.um_per_px
+    if um_per_px is None:
+        return None
+    began = time.perf_counter()
+    background = estimate_background(field.rgb)
+    small = working_copy(field.rgb, um_per_px, options.glance_um_per_px)
+    density = optical_density(background.apply(small))
+    outside = background.surround_small
+    quality = assess_field(field.rgb, background.white_level, density, options.glance_um_per_px, surround=outside)
+    low, high = options.min_cover - options.glance_margin, options.max_cover + options.glance_margin
+    if low <= quality.cell_cover <= high:
+        return None
+    (use,) = choose_monolayer(np.array([quality.cell_cover]), np.array([0.0]), np.array([True]), options)
+    height, width = field.rgb.shape[:2]
+    summary = FieldSummary(
+        name=field.name,
+        height_px=height,
+        width_px=width,
+        scale=Scale(um_per_px, ScaleSource.GIVEN if given_um_per_px else ScaleSource.METADATA),
+        quality=replace(quality, fit=False, reason=quality.reason or use.value),
+        area_mm2=height * width * float(1.0 - outside.mean()) * um_per_px**2 / 1e6,
+        row_px=field.row_px,
+        col_px=field.col_px,
+        warnings=field.warnings,
+    )
+    none = np.empty((0, CROP_PX, CROP_PX, 3), np.uint8)
+    return FieldResult(summary, (), none, np.empty(0, np.int64), (), {"glance": time.perf_counter() - began})
 
 
 def choose_monolayer(

@@ -28,6 +28,7 @@ from cbctool.errors import CalibrationError, CbctoolError, OutputError, WeightsE
 from cbctool.records import Failure, FieldResult, Scale, ScaleSource, Scores, Slide, TileMap
 from cbctool.run import manifest
 from cbctool.run.discover import field_name, folder_name
+from cbctool.run.parcel import Parcel
 from cbctool.run.pool import Pool, WorkerLostError, open_pool
 from cbctool.run.tasks import (
     FieldTask,
@@ -52,7 +53,7 @@ SLIDES_WAITING = 16
 """Finished slides that may wait for a full batch before it is sent as it is."""
 
 ATTEMPTS_AFTER_LOSS = 2
-"""A field whose worker died is tried once more: the worker may have been killed for another's memory."""
+"""A field or report whose worker died is tried once more: it may have been killed for another's memory."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ class _SlideInHand:
         self.identity = identity
         self.inputs = inputs
         self.tasks = tasks
-        self.results: dict[int, FieldResult] = {}
+        self.parcels: dict[int, Parcel] = {}
         self.scores: dict[int, Scores] = {}
         self.failures: dict[int, Failure] = {}
         self.without_scale: dict[int, CalibrationError] = {}
@@ -149,11 +150,11 @@ class _SlideInHand:
     @property
     def analysed(self) -> bool:
         """Whether every field has come back, one way or the other."""
-        return len(self.results) + len(self.failures) + len(self.without_scale) == len(self.tasks)
+        return len(self.parcels) + len(self.failures) + len(self.without_scale) == len(self.tasks)
 
     @property
     def scored(self) -> bool:
-        return self.analysed and not self.without_scale and len(self.scores) == len(self.results)
+        return self.analysed and not self.without_scale and len(self.scores) == len(self.parcels)
 
 
 class Analyser:
@@ -249,7 +250,7 @@ class _Run:
         self.settings = analyser.settings
         self.pool = analyser._pool
         self.fields: dict[Future[Any], tuple[_SlideInHand, int, int]] = {}
-        self.reports: dict[Future[Any], _SlideInHand] = {}
+        self.reports: dict[Future[Any], tuple[_SlideInHand, SlideEvidence, int]] = {}
         self.ready: deque[tuple[_SlideInHand, int]] = deque()  # submitted next, before new slides
         self.unscored: list[tuple[_SlideInHand, int]] = []
         self.waiting: set[int] = set()  # id of slides that only wait for scores
@@ -326,11 +327,11 @@ class _Run:
         future = self.pool.submit(analyse_field_task, in_hand.tasks[index], timeout_s=self.settings.field_timeout_s)
         self.fields[future] = (in_hand, index, attempt)
 
-    def _field_done(self, future: Future[FieldResult]) -> Iterator[Outcome]:
+    def _field_done(self, future: Future[Parcel]) -> Iterator[Outcome]:
         in_hand, index, attempt = self.fields.pop(future)
         task = in_hand.tasks[index]
         try:
-            result = future.result()
+            parcel = future.result()
         except CalibrationError as error:
             if task.slide_scale is None:
                 in_hand.without_scale[index] = error
@@ -346,11 +347,11 @@ class _Run:
                 logger.exception("%s/%s: unexpected error", task.slide, task.name)
             in_hand.failures[index] = failure_of(task.slide, task.name, error)
         else:
-            in_hand.results[index] = result
-            for stage, seconds in result.seconds.items():
+            in_hand.parcels[index] = parcel
+            for stage, seconds in parcel.result.seconds.items():
                 in_hand.stages[stage] = in_hand.stages.get(stage, 0.0) + seconds
             self.unscored.append((in_hand, index))
-            yield FieldsProgress(1, len(result.cells))
+            yield FieldsProgress(1, parcel.count)
         if index in in_hand.failures:
             failure = in_hand.failures[index]
             logger.warning("%s/%s: %s. %s", failure.slide, failure.path, failure.error.rstrip("."), failure.advice)
@@ -360,7 +361,7 @@ class _Run:
 
     def _all_fields_back(self, in_hand: _SlideInHand) -> Iterator[Outcome]:
         if in_hand.without_scale:
-            scale = slide_scale(in_hand.results.values())
+            scale = slide_scale(parcel.result for parcel in in_hand.parcels.values())
             for index, error in sorted(in_hand.without_scale.items()):
                 task = in_hand.tasks[index]
                 if scale is None:
@@ -373,7 +374,7 @@ class _Run:
             in_hand.without_scale.clear()
             if scale is not None:
                 return
-        if not in_hand.results:
+        if not in_hand.parcels:
             yield SlideFailed(in_hand.slide, _in_order(in_hand.failures))
         elif in_hand.scored:
             self._report(in_hand)
@@ -385,7 +386,7 @@ class _Run:
     def _batch_is_due(self, exhausted: bool) -> bool:
         if not self.unscored:
             return False
-        crops = sum(len(in_hand.results[i].crops) for in_hand, i in self.unscored)
+        crops = sum(len(in_hand.parcels[i].result.crops) for in_hand, i in self.unscored)
         idle = exhausted and not self.fields and not self.ready
         return idle or len(self.waiting) >= SLIDES_WAITING or crops >= self.analyser.classifier.batch_size
 
@@ -395,16 +396,18 @@ class _Run:
         if not batch:
             return
         began = time.perf_counter()
-        crops = np.concatenate([in_hand.results[i].crops for in_hand, i in batch])
+        crops = np.concatenate([in_hand.parcels[i].result.crops for in_hand, i in batch])
         scores = self.analyser.classifier.classify(crops)
         each = (time.perf_counter() - began) / len(batch)
         at = 0
         for in_hand, index in batch:
-            result = in_hand.results[index]
+            parcel = in_hand.parcels[index]
+            result = parcel.result
             end = at + len(result.crops)
             in_hand.scores[index] = Scores(scores.probabilities[at:end].copy(), scores.unknown[at:end].copy())
             # The crops have served; only measurements and thumbnails go on.
-            in_hand.results[index] = dataclasses.replace(result, crops=result.crops[:0])
+            served = dataclasses.replace(result, crops=np.empty((0, *result.crops.shape[1:]), np.uint8))
+            in_hand.parcels[index] = dataclasses.replace(parcel, result=served)
             in_hand.stages["classify"] = in_hand.stages.get("classify", 0.0) + each
             at = end
         for in_hand in {id(i): i for i, _ in batch}.values():
@@ -418,10 +421,10 @@ class _Run:
     def _report(self, in_hand: _SlideInHand) -> None:
         if self.context is None:
             self.context = self.analyser.context()
-        order = sorted(in_hand.results)
+        order = sorted(in_hand.parcels)
         evidence = SlideEvidence(
             slide=in_hand.slide,
-            results=tuple(in_hand.results[i] for i in order),
+            parcels=tuple(in_hand.parcels[i] for i in order),
             scores=tuple(in_hand.scores[i] for i in order),
             failures=_in_order(in_hand.failures),
             inputs=in_hand.inputs,
@@ -431,24 +434,30 @@ class _Run:
             tiles=in_hand.tiles,
             places={task.name: (task.tile.row, task.tile.col) for task in in_hand.tasks if task.tile is not None},
         )
+        self._submit_report(in_hand, evidence)
+
+    def _submit_report(self, in_hand: _SlideInHand, evidence: SlideEvidence, attempt: int = 1) -> None:
         future = self.analyser._report_pool.submit(
             report_slide_task, evidence, self.context, timeout_s=self.settings.report_timeout_s
         )
-        self.reports[future] = in_hand
+        self.reports[future] = (in_hand, evidence, attempt)
 
     def _report_done(self, future: Future[dict[str, Any]]) -> Outcome:
-        in_hand = self.reports.pop(future)
-        cells = sum(len(result.cells) for result in in_hand.results.values())
+        in_hand, evidence, attempt = self.reports.pop(future)
+        cells = sum(parcel.count for parcel in in_hand.parcels.values())
         try:
             row = future.result()
         except OutputError:
             raise
         except Exception as error:
+            if isinstance(error, WorkerLostError) and attempt < ATTEMPTS_AFTER_LOSS:
+                self._submit_report(in_hand, evidence, attempt + 1)
+                return FieldsProgress(0, 0)
             logger.error("%s: the report could not be written: %s", in_hand.slide.name, error, exc_info=error)
             failure = failure_of(in_hand.slide.name, in_hand.slide.name, error)
             return SlideFailed(in_hand.slide, (*_in_order(in_hand.failures), failure))
         return SlideDone(
-            in_hand.slide, row, _in_order(in_hand.failures), len(in_hand.results), cells, stages=in_hand.stages
+            in_hand.slide, row, _in_order(in_hand.failures), len(in_hand.parcels), cells, stages=in_hand.stages
         )
 
 

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 from cbctool.errors import CbctoolError, OutputError, UnreadableImageError
 from cbctool.records import (
     Failure,
-    FieldResult,
     FieldSummary,
     Observation,
     Scale,
@@ -30,6 +29,7 @@ from cbctool.records import (
     TileUse,
     WeightsInfo,
 )
+from cbctool.run.parcel import Parcel, pack, unpack
 
 if TYPE_CHECKING:
     from cbctool.hematology.profile import Profile
@@ -55,14 +55,14 @@ class FieldTask:
 
 @dataclass(frozen=True, eq=False)
 class SlideEvidence:
-    """Everything about a slide once its cells are scored; ``results`` and ``scores`` run in parallel.
+    """Everything about a slide once its cells are scored; ``parcels`` and ``scores`` run in parallel.
 
     Of a whole-slide file, ``tiles`` is its map with nothing entered and ``places`` the row and column there of each
     tile that was read, by name.
     """
 
     slide: Slide
-    results: tuple[FieldResult, ...]
+    parcels: tuple[Parcel, ...]
     scores: tuple[Scores, ...]
     failures: tuple[Failure, ...]
     inputs: Mapping[str, str]
@@ -86,8 +86,8 @@ class RunContext:
     version: str
 
 
-def analyse_field_task(task: FieldTask) -> FieldResult:
-    """Read, calibrate, segment, measure and crop one field.
+def analyse_field_task(task: FieldTask) -> Parcel:
+    """Read, calibrate, segment, measure, crop and pack one field.
 
     Raises
     ------
@@ -107,14 +107,16 @@ def analyse_field_task(task: FieldTask) -> FieldResult:
         decoded = time.perf_counter() - began
         # What is given is the scale of level 0; a tile's picture has that of the level read.
         given = task.given_um_per_px and picture.um_per_px if task.tile else task.given_um_per_px
-        result = analyse_field(picture, given_um_per_px=given, slide_scale=task.slide_scale)
+        result = whole_slide.set_aside(picture, given) if task.tile is not None else None
+        if result is None:
+            result = analyse_field(picture, given_um_per_px=given, slide_scale=task.slide_scale)
     except MemoryError:
         raise UnreadableImageError(
             f"{task.name}: not enough memory to decode it.", "Save it smaller, or use fewer --jobs."
         ) from None
     if task.tile is not None:
         result = whole_slide.keep_owned(task.tile, result)
-    return dataclasses.replace(result, seconds={"decode": decoded, **result.seconds})
+    return pack(dataclasses.replace(result, seconds={"decode": decoded, **result.seconds}))
 
 
 def report_slide_task(evidence: SlideEvidence, context: RunContext) -> dict[str, Any]:
@@ -182,7 +184,8 @@ def slide_result(evidence: SlideEvidence, context: RunContext) -> SlideResult:
     warnings = list(evidence.slide.warnings)
     tiles: TileMap | None = None
     mapped: set[str] = set()
-    for result, scores in zip(evidence.results, evidence.scores, strict=True):
+    for parcel, scores in zip(evidence.parcels, evidence.scores, strict=True):
+        result = unpack(parcel)
         fields.append(result.summary)
         predictions = call_cells(result.cells, result.crop_cells, scores, context.weights)
         pictures = dict(zip(result.crop_cells.tolist(), result.thumbnails, strict=True))
