@@ -9,7 +9,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 import pytest
 from written import numbers, table
@@ -19,6 +22,7 @@ from cbctool.records import Failure
 from cbctool.run import manifest
 from cbctool.run.analyse import RunReport, analyse
 from cbctool.run.pipeline import Analyser, Settings, SlideDone, slide_scale
+from cbctool.run.pool import Pool
 
 PER_SLIDE = {"report.pdf", "differential.csv", "cells.csv", "result.json", "manifest.json", "report.html"}
 
@@ -194,6 +198,35 @@ def test_a_worker_that_is_killed_costs_nothing(drawn_slides: Path, tmp_path: Pat
                 done.append(outcome.slide.name)
     assert killed
     assert sorted(done) == [str(i) for i in range(6)]
+
+
+def test_a_worker_that_is_killed_over_a_report_costs_nothing(drawn_slides: Path, tmp_path: Path) -> None:
+    import psutil
+
+    from cbctool.run.discover import discover_slides
+
+    class Deadly:
+        """The analyser's pool, whose first report kills its worker."""
+
+        def __init__(self, pool: Pool) -> None:
+            self.pool = pool
+            self.killed = False
+
+        def submit(self, function: Callable[..., Any], *arguments: Any, timeout_s: float) -> Future[Any]:
+            future = self.pool.submit(function, *arguments, timeout_s=timeout_s)
+            if not self.killed:
+                self.killed = True
+                for worker in psutil.Process().children():
+                    if "spawn_main" in " ".join(worker.cmdline()):
+                        worker.kill()
+            return future
+
+    with Analyser(Settings(out=tmp_path / "out", jobs=1)) as analyser:
+        analyser._report_pool = deadly = Deadly(analyser._pool)
+        outcomes = list(analyser.run(discover_slides(drawn_slides).slides))
+        analyser._report_pool = analyser._pool
+    assert deadly.killed
+    assert sorted(one.slide.name for one in outcomes if isinstance(one, SlideDone)) == ["single", "two-fields"]
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import logging
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -15,11 +18,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from written import table
 
 from cbctool.errors import ExitCode, InputError, UsageError
+from cbctool.run import watch as room
 from cbctool.run.journal import Journal, status_text
-from cbctool.run.pipeline import Settings
-from cbctool.run.watch import metrics_text, watch
+from cbctool.run.pipeline import Analyser, Settings
+from cbctool.run.watch import WatchOptions, _events, _Watcher, metrics_text, move_into, watch
 
 
 @contextmanager
@@ -112,7 +117,330 @@ def test_bad_folders_are_refused(tmp_path: Path) -> None:
         watch(tmp_path / "in", Settings(out=tmp_path / "in" / "out"))
 
 
+# ----------------------------------------------------------------------------- one look after the other, by hand
+
+
+@pytest.fixture(scope="module")
+def analyser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Analyser]:
+    """One set of workers for all tests below; each has slides of its own names and content."""
+    with Analyser(Settings(out=tmp_path_factory.mktemp("out"), jobs=1)) as one:
+        yield one
+
+
+class Lab:
+    """A watcher over an inbox of its own, turned by hand."""
+
+    def __init__(self, folder: Path, analyser: Analyser, picture: bytes) -> None:
+        self.inbox = folder / "inbox"
+        self.inbox.mkdir()
+        self.out = analyser.settings.out
+        self.picture = picture
+        self.folder = folder
+        self.analyser = analyser
+        self.journal = Journal(folder)
+        self.start()
+
+    def start(self, **options: object) -> None:
+        quick = {"settle_s": 0.0, "settle_folder_s": 0.0, "min_free_bytes": 0, **options}
+        self.watcher = _Watcher(self.inbox, self.journal, self.analyser, WatchOptions(**quick), lambda _: None)
+
+    def put(self, name: str, content: str = "") -> Path:
+        path = self.inbox / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(self.picture + str(self.folder).encode() + (content or name).encode())
+        return path
+
+    def turn(self) -> None:
+        while self.watcher.turn():
+            pass
+
+    def states(self) -> dict[str, str]:
+        return {entry.slide: entry.state for entry in self.journal.entries()}
+
+    def result(self, slide: str) -> dict:
+        return json.loads((self.out / slide / "result.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def lab(tmp_path: Path, analyser: Analyser, drawn_slides: Path) -> Iterator[Lab]:
+    one = Lab(tmp_path, analyser, (drawn_slides / "single.png").read_bytes())
+    with one.journal:
+        yield one
+
+
+def test_what_was_moved_is_closed_and_a_later_file_of_its_name_is_another_slide(lab: Lab, tmp_path: Path) -> None:
+    done = tmp_path / "done"
+    lab.start(move_done=done)
+    first = lab.put("image1.png", "patient A")
+    kept = first.read_bytes()
+    lab.turn()
+    assert [path.name for path in done.iterdir()] == ["image1.png"]
+    lab.put("image1.png", "patient B")
+    lab.turn()
+    assert lab.states() == {"image1": "done", "image1.png": "done"}
+    assert lab.result("image1")["supersedes"] == ""  # nobody's report was overwritten
+    stamp = (lab.out / "image1" / "result.json").stat().st_mtime_ns
+    (lab.inbox / "image1.png").write_bytes(kept)  # patient A once more
+    lab.turn()
+    assert lab.states() == {"image1": "done", "image1.png": "done"}
+    assert (lab.out / "image1" / "result.json").stat().st_mtime_ns == stamp
+    assert sorted(path.name for path in done.iterdir()) == ["image1-2.png", "image1-3.png", "image1.png"]
+    assert list(lab.inbox.iterdir()) == []
+
+
+def test_a_folder_that_grows_while_it_is_analysed_is_not_moved_before_all_of_it_is_done(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab.start(move_done=tmp_path / "done")
+    lab.put("growing/1.png")
+    start = lab.journal.start
+    monkeypatch.setattr(lab.journal, "start", lambda slide: (start(slide), lab.put("growing/2.png")))
+    assert lab.watcher.turn()
+    assert (lab.inbox / "growing").is_dir()
+    monkeypatch.undo()
+    lab.turn()
+    assert not (lab.inbox / "growing").exists()
+    assert len(lab.result("growing")["fields"]) == 2
+
+
+def test_every_slide_has_a_name_of_its_own(lab: Lab) -> None:
+    for name in ("same.png", "same.jpg", "same.bmp", "same/1.png", "Same.webp"):
+        lab.put(name)
+    lab.turn()
+    assert len(lab.states()) == 5
+    assert set(lab.states().values()) == {"done"}
+    assert len({name.casefold() for name in lab.states()}) == 5
+
+
+def test_names_that_are_hard_to_write_down(lab: Lab) -> None:
+    for name in (b"odd \xff.png", b"new\nline.png", b"=cmd().png", "<b>😐.png".encode()):
+        (lab.inbox / os.fsdecode(name)).write_bytes(lab.picture + name + str(lab.folder).encode())
+    (lab.inbox / os.fsdecode(b"\xfe.png")).write_bytes(b"broken")
+    lab.start(retry_waits_s=())
+    lab.turn()
+    assert lab.states() == {"odd �": "done", "new�line": "done", "=cmd()": "done", "<b>😐": "done", "�": "failed"}
+    status_text(lab.folder, as_json=True).encode()
+    status_text(lab.folder).encode()
+
+
+def test_retries_with_growing_waits_and_then_set_aside_with_the_reason(lab: Lab, tmp_path: Path) -> None:
+    lab.start(retry_waits_s=(30.0, 300.0), move_failed=tmp_path / "bad")
+    whole = lab.put("late.png").read_bytes()
+    (lab.inbox / "late.png").write_bytes(whole[:3000])
+    waits = []
+    for _ in range(2):
+        lab.turn()
+        waits.append(lab.watcher.due["late"] - time.monotonic())
+        lab.turn()  # not yet
+        assert lab.states() == {"late": "failed"}
+        lab.watcher.due["late"] = 0.0
+    assert waits == pytest.approx([30.0, 300.0], abs=20)
+    assert not (lab.out / "failed" / "late.txt").exists()
+    lab.turn()
+    note = (lab.out / "failed" / "late.txt").read_text(encoding="utf-8")
+    assert "late.png" in note
+    assert "Tried 3 times" in note
+    assert (tmp_path / "bad" / "late.png").read_bytes() == whole[:3000]
+    assert {row["slide"]: row["status"] for row in table(lab.out / "summary.csv")}["late"] == "failed"
+    (lab.inbox / "late.png").write_bytes(whole)  # exported once more
+    lab.turn()
+    assert lab.states() == {"late": "done"}
+    assert not (lab.out / "failed" / "late.txt").exists()
+    assert all(row["slide"] != "late" for row in table(lab.out / "failures.csv"))
+
+
+def test_nothing_is_tried_and_nothing_given_up_while_the_share_is_away(lab: Lab) -> None:
+    lab.start(retry_waits_s=(1000.0,))
+    (lab.inbox / "b.png").write_bytes(b"broken")
+    lab.turn()
+    lab.watcher.due["b"] = 0.0
+    away = lab.inbox.with_name("away")
+    lab.inbox.rename(away)
+    for _ in range(5):
+        lab.turn()
+    assert json.loads((lab.out / "heartbeat.json").read_text())["state"] == "inbox unreachable"
+    assert lab.journal.named("b").attempts == 1
+    lab.inbox.mkdir()  # unmounted: the empty folder beneath shows
+    lab.turn()
+    assert lab.journal.named("b").attempts == 1
+    lab.inbox.rmdir()
+    away.rename(lab.inbox)
+    lab.turn()
+    assert lab.journal.named("b").attempts == 2  # and now it is given up
+
+
+def test_a_share_that_drops_out_under_a_slide_does_not_count_as_a_try(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab.put("under.png")
+    away = lab.inbox.with_name("away")
+    start = lab.journal.start
+    monkeypatch.setattr(lab.journal, "start", lambda slide: (start(slide), lab.inbox.rename(away)))
+    lab.watcher.turn()
+    assert lab.states() == {"under": "queued"}
+    assert lab.journal.named("under").attempts == 0
+    monkeypatch.undo()
+    away.rename(lab.inbox)
+    lab.turn()
+    assert lab.states() == {"under": "done"}
+
+
+def test_what_was_taken_away_before_its_turn_is_said_and_taken_up_when_it_returns(lab: Lab) -> None:
+    path = lab.put("gone.png")
+    lab.watcher.options = WatchOptions(min_free_bytes=1 << 60)
+    lab.turn()
+    path.rename(lab.folder / "gone.png")
+    lab.watcher.options = WatchOptions(min_free_bytes=0)
+    lab.turn()
+    assert lab.states() == {"gone": "failed"}
+    assert "no longer" in lab.journal.named("gone").reason
+    (lab.folder / "gone.png").rename(path)
+    lab.turn()
+    assert lab.states() == {"gone": "done"}
+
+
+def test_a_slide_that_ends_the_program_again_and_again_is_set_aside_and_takes_no_other_with_it(lab: Lab) -> None:
+    for name in ("poison", "innocent"):
+        path = lab.put(f"{name}.png")
+        lab.journal.queue(name, path, "signature of an earlier day")
+    for _ in range(4):
+        lab.journal.start("poison")  # and the program ends
+    lab.journal.start("innocent")
+    lab.start()
+    lab.watcher.inbox.scan(0.0)  # seen, not settled: what was queued before is done at once
+    batches = []
+    while batch := lab.watcher._batch():
+        batches.append([entry.slide for entry in batch])
+        lab.watcher._analyse(batch)
+    assert batches == [["innocent"]]
+    assert lab.states() == {"poison": "failed", "innocent": "done"}
+    assert "ended 4 times" in (lab.out / "failed" / "poison.txt").read_text(encoding="utf-8")
+
+
+def test_a_changed_row_of_the_slide_sheet_redoes_its_slide_alone(lab: Lab) -> None:
+    sheet = lab.inbox / "slides.csv"
+    sheet.write_text("slide,sample_id\nx1,S-1\n")
+    lab.put("x1.png")
+    lab.put("x2.png")
+    lab.turn()
+    assert lab.states() == {"x1": "done", "x2": "done"}
+    assert lab.result("x1")["slide"]["sample_id"] == "S-1"
+    stamp = (lab.out / "x1" / "result.json").stat().st_mtime_ns
+    sheet.write_text("slide,sample_id\nx2,S-2\nx1,S-1\n")
+    lab.turn()
+    lab.turn()
+    assert lab.result("x2")["slide"]["sample_id"] == "S-2"
+    assert (lab.out / "x1" / "result.json").stat().st_mtime_ns == stamp
+    sheet.write_text("slide,wbc\nx2,many\n")
+    lab.put("x3.png")
+    lab.turn()
+    assert lab.states()["x3"] == "failed"
+    assert "slides.csv" in lab.journal.named("x3").reason
+    sheet.write_text("slide,wbc\nx2,7\n")
+    lab.turn()
+    lab.turn()
+    assert set(lab.states().values()) == {"done"}
+
+
+def test_links_out_of_the_inbox_are_not_followed_from_within_a_folder(lab: Lab, tmp_path: Path) -> None:
+    secret = tmp_path / "secret.png"
+    secret.write_bytes(lab.picture + b"secret")
+    lab.put("linked/1.png")
+    (lab.inbox / "linked" / "2.png").symlink_to(secret)
+    (lab.inbox / "only").mkdir()
+    (lab.inbox / "only" / "1.png").symlink_to(secret)
+    lab.turn()
+    assert lab.states() == {"linked": "done"}
+    assert [field["name"] for field in lab.result("linked")["fields"]] == ["1.png"]
+
+
+def test_work_is_done_in_batches_and_the_tables_are_fresh_after_each(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "BATCH", 2)
+    for number in range(3):
+        lab.put(f"batch{number}.png")
+    seen = []
+    while lab.watcher.turn():
+        seen.append({row["slide"] for row in table(lab.out / "summary.csv")} & {"batch0", "batch1", "batch2"})
+    assert [len(names) for names in seen] == [2, 3]
+
+
+def test_tables_that_cannot_be_written_now_are_written_at_the_next_look(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab.put("open.png")
+    lab.put("spoilt.png").write_bytes(b"broken")
+    (lab.out / "summary.csv").unlink(missing_ok=True)
+    (lab.out / "summary.csv").mkdir()  # as when a spreadsheet holds it on Windows: it cannot be replaced
+    lab.turn()
+    assert lab.watcher.paused
+    assert lab.states() == {"open": "done", "spoilt": "failed"}
+    (lab.out / "summary.csv").rmdir()
+    lab.turn()
+    assert not lab.watcher.paused
+    assert any(row["slide"] == "open" for row in table(lab.out / "summary.csv"))
+    assert any(row["slide"] == "spoilt" for row in table(lab.out / "failures.csv"))
+
+
+# ------------------------------------------------------------------------------------------------ its small parts
+
+
+def test_moving_over_file_systems_shows_nothing_half_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    near = Path.rename
+
+    def far(self: Path, target: Path) -> Path:
+        if self.parent != target.parent:
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        return near(self, target)
+
+    monkeypatch.setattr(Path, "rename", far)
+    (tmp_path / "done").mkdir()
+    (tmp_path / "slide").mkdir()
+    (tmp_path / "slide" / "1.png").write_bytes(b"1")
+    (tmp_path / "a.png").write_bytes(b"a")
+    assert move_into(tmp_path / "slide", tmp_path / "done") == tmp_path / "done" / "slide"
+    assert move_into(tmp_path / "a.png", tmp_path / "done").read_bytes() == b"a"
+    assert sorted(path.name for path in (tmp_path / "done").iterdir()) == ["a.png", "slide"]
+    assert not (tmp_path / "slide").exists()
+    assert not (tmp_path / "a.png").exists()
+
+
+def test_a_whole_slide_file_is_moved_with_what_belongs_to_it(tmp_path: Path) -> None:
+    (tmp_path / "scan.mrxs").write_bytes(b"m")
+    (tmp_path / "scan").mkdir()
+    (tmp_path / "scan" / "Data0000.dat").write_bytes(b"d")
+    (tmp_path / "done" / "scan").mkdir(parents=True)
+    target = move_into(tmp_path / "scan.mrxs", tmp_path / "done")
+    assert target == tmp_path / "done" / "scan-2" / "scan.mrxs"
+    assert (target.parent / "scan" / "Data0000.dat").read_bytes() == b"d"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EMFILE])
+def test_without_file_events_it_looks_at_intervals_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, number: int
+) -> None:
+    from watchdog.observers import Observer
+
+    def limit(self: object) -> None:
+        raise OSError(number, "inotify limit reached")
+
+    monkeypatch.setattr(Observer, "start", limit)
+    with _events(tmp_path, wanted=True) as wake:
+        assert not wake.is_set()
+    assert "looking at intervals instead" in caplog.text
+
+
+def test_events_wake_the_loop_and_lost_ones_are_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with _events(tmp_path, wanted=True) as wake:
+        (tmp_path / "a.png").write_bytes(b"1")
+        assert wake.wait(30)
+        logging.getLogger("watchdog.observers.inotify_c").warning("Inotify queue overflowed")
+    assert "the next look finds what they missed" in caplog.text
+
+
 def test_metrics_text() -> None:
     text = metrics_text({"queued": 1, "done": 2}, 3.0, paused=True)
     assert 'cbctool_slides{state="queued"} 1\n' in text
     assert "cbctool_paused 1\n" in text
+    sample = r'[a-z_]+(\{[a-z]+="[a-z]+"(,[a-z]+="[a-z]+")*\})? [0-9.]+'
+    comment = r"# (HELP|TYPE) [a-z_]+ .+"
+    assert all(re.fullmatch(f"{sample}|{comment}", line) for line in text.splitlines())
