@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from cbctool.imaging.calibrate import normalise
 from cbctool.imaging.measure import measure_cells
-from cbctool.imaging.nucleated import NucleatedOptions, find_smudges, without_appendages
+from cbctool.imaging.nucleated import NucleatedOptions, find_smudges, part_by_nuclei, without_appendages
+from cbctool.imaging.platelets import PlateletOptions, find_platelets
 from cbctool.imaging.segment import segment
 from cbctool.imaging.split import fill_holes, solidity, split_clump
 from cbctool.imaging.stain import align_channels, azure_density, is_colourless, optical_density, red_cell_colour
@@ -217,6 +218,27 @@ def test_an_appendage_on_a_neck_is_dropped():
     assert kept[40, 40]
     assert not kept[40, 74]
     assert kept[:, :60].sum() == mask[:, :60].sum()
+
+
+@pytest.mark.parametrize(("nucleus_um", "cells"), [(4.6, 2), (2.6, 1)])
+def test_fused_cells_are_two_where_both_nuclei_fill_them(nucleus_um, cells):
+    cell, nuclei = np.zeros((100, 140), np.uint8), np.zeros((100, 140), np.uint8)
+    for col in (50, 90):
+        cv2.circle(cell, (col, 50), 20, 1, -1)
+        cv2.circle(nuclei, (col, 50), round(nucleus_um / 0.25), 1, -1)
+    cell[35:66, 50:90] = 1  # so wide a waist that the outline alone shows one body
+    found = part_by_nuclei(cell > 0, nuclei, 0.25, NucleatedOptions())
+    assert len(found) == cells
+    assert (np.sum(found, axis=0) == cell).all()
+
+
+def test_a_rim_is_no_platelet():
+    azure = np.zeros((60, 60), np.uint8)
+    cv2.ellipse(azure, (30, 30), (14, 14), 0, 0, 120, 60, 6)
+    cv2.circle(azure, (10, 50), 6, 60, -1)
+    labels = find_platelets(azure, np.zeros_like(azure), np.zeros_like(azure), 20.0, 0.25, PlateletOptions())
+    assert labels.max() == 1
+    assert labels[50, 10] == 1
 
 
 def test_a_burst_nucleus_is_told_by_the_others_only():

@@ -45,6 +45,13 @@ class NucleatedOptions:
         by a fifth have 0.94.
     min_split_nucleus_um2 : float
         Two cells parted by a bright line in a body no larger have nuclei of at least this size.
+    fused_um2, fused_convex, nuclear_saddle : float
+        A body at least this large and less convex is tried for two cells that only their nuclei tell apart, by a waist
+        of the nuclei narrower than ``nuclear_saddle`` of the thinner.
+    fused_nucleus_um2, fused_nc, fused_part_convex : float
+        They are two if each has a nucleus of this size, that fills this share of it, and is this convex: blasts pressed
+        together. The halves of a monocyte, parted by the bay of its nucleus, have less of each: of 600 granulocytes and
+        monocytes of PBC and 292 fields of BCCD none is parted.
     body_um, appendage_um2, appendage_thickness_um, neck : float
         What hangs on a cell: outside its opening by ``body_um``, as large and as thick as a platelet, on a neck
         narrower than itself.
@@ -69,13 +76,19 @@ class NucleatedOptions:
     one_cell_um2: float = 230.0
     convex: float = 0.93
     min_split_nucleus_um2: float = 25.0
+    fused_um2: float = 140.0
+    fused_convex: float = 0.94
+    nuclear_saddle: float = 0.88
+    fused_nucleus_um2: float = 40.0
+    fused_nc: float = 0.6
+    fused_part_convex: float = 0.82
     body_um: float = 1.75
     appendage_um2: tuple[float, float] = (1.2, 16.0)
     appendage_thickness_um: float = 1.0
     neck: float = 1.0
     smudge_min_cells: int = 4
     smudge_hue: float = 0.88
-    smudge_density: float = 0.95
+    smudge_density: float = 0.88
     smudge_circularity: float = 0.8
 
 
@@ -152,9 +165,10 @@ def find_nucleated(
         for part in range(1, parts.max() + 1):
             if nuclear[part] >= options.min_nucleus_um2:
                 cell = without_appendages(parts == part, um, options)
-                kinds.append(CellKind.NUCLEATED)
-                reasons.append("")
-                labels[window][cell] = len(kinds)
+                for single in part_by_nuclei(cell, nuclei[window], um, options):
+                    kinds.append(CellKind.NUCLEATED)
+                    reasons.append("")
+                    labels[window][single] = len(kinds)
     return labels, (nuclei > 0) & (labels > 0), kinds, reasons
 
 
@@ -233,6 +247,50 @@ def without_appendages(cell: NDArray[Any], um: float, options: NucleatedOptions)
             kept &= here == 0
     margin = radius + 1
     return np.asarray(kept[margin:-margin, margin:-margin])
+
+
+def part_by_nuclei(
+    cell: NDArray[Any], nuclei: NDArray[Any], um: float, options: NucleatedOptions
+) -> list[NDArray[Any]]:
+    """Part cells whose outlines have fused but whose nuclei have a waist between them.
+
+    Parameters
+    ----------
+    cell : (h, w) bool array
+        What passes for one cell.
+    nuclei : (h, w) array
+        Non-zero in nuclei.
+    um : float
+        Micrometres per pixel.
+    options : NucleatedOptions
+
+    Returns
+    -------
+    list of (h, w) bool array
+        The cell itself where it is one.
+    """
+    if np.count_nonzero(cell) * um**2 < options.fused_um2 or solidity(cell) > options.fused_convex:
+        return [cell]
+    nuclear: NDArray[Any] = np.pad((cell & (nuclei > 0)).astype(np.uint8), 1)
+    nuclear = fill_holes(nuclear, options.stained_hole_um2 / um**2)
+    nuclear = cv2.morphologyEx(nuclear, cv2.MORPH_OPEN, disk(options.open_um / um))
+    parts = split_clump(nuclear, options.min_seed_radius_um / um, options.nuclear_saddle)
+    if parts.max() < 2:
+        return [cell]
+    _, nearest = cv2.distanceTransformWithLabels(
+        (parts == 0).astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
+    )
+    owner = np.zeros(int(nearest.max()) + 1, np.int32)
+    owner[nearest[parts > 0]] = parts[parts > 0]
+    shares = np.where(cell, owner[nearest][1:-1, 1:-1], 0)
+    singles = [shares == part for part in range(1, int(parts.max()) + 1)]
+    for single in singles:
+        nucleus = np.count_nonzero(single & (nuclei > 0))
+        if nucleus * um**2 < options.fused_nucleus_um2 or nucleus < options.fused_nc * np.count_nonzero(single):
+            return [cell]
+        if solidity(single) < options.fused_part_convex:
+            return [cell]
+    return singles
 
 
 def nuclear_threshold(azure: NDArray[Any], low: float, options: NucleatedOptions) -> float:
