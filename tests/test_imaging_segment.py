@@ -17,7 +17,7 @@ from cbctool.imaging.nucleated import NucleatedOptions, find_smudges, part_by_nu
 from cbctool.imaging.platelets import PlateletOptions, find_platelets
 from cbctool.imaging.segment import segment
 from cbctool.imaging.split import fill_holes, solidity, split_clump
-from cbctool.imaging.stain import align_channels, azure_density, is_colourless, optical_density, red_cell_colour
+from cbctool.imaging.stain import align_channels, is_colourless, optical_density, red_cell_colour, stain_densities
 from cbctool.records import CellKind
 
 DATA = Path(os.environ.get("CBCTOOL_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
@@ -151,7 +151,7 @@ def test_scale_must_be_positive():
 def test_red_cells_have_no_azure_density_however_deep():
     rgb = draw(red=[(20, 20), (20, 25), (20, 22)])
     density = optical_density(rgb)
-    azure = azure_density(density, red_cell_colour(density, 0.02))
+    azure, _ = stain_densities(density, red_cell_colour(density, 0.02))
     assert np.percentile(azure, 99) <= 0.1 * density[..., 1].max()
 
 

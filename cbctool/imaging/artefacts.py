@@ -24,6 +24,8 @@ DUST = "dust"
 PEN_MARK = "pen mark"
 PRECIPITATE = "stain precipitate"
 
+_BAND_PX = 100_000
+
 
 @dataclass(frozen=True)
 class ArtefactOptions:
@@ -115,17 +117,31 @@ def find_drawn(
         Label 1 first.
     """
     size = density.shape[1::-1]
-    red, green, blue = cv2.split(rgb)
-    least, most = cv2.min(cv2.min(red, green), blue), cv2.max(cv2.max(red, green), blue)
-    opaque = cv2.inRange(cv2.max(red, green), 0, options.black)
-    pure = cv2.bitwise_and(cv2.inRange(least, 0, options.full), cv2.inRange(most, options.spared, 255))
     drawn = _impossible_hue(density, options)
+    pure, opaque = _lines(rgb, options)
     for lines in (pure, opaque):
-        if cv2.countNonZero(lines):
+        if lines is not None:
             drawn |= cv2.resize(lines, size, interpolation=cv2.INTER_AREA) > 64
     if not drawn.any():
         return np.zeros(drawn.shape, np.int32), []
-    return _label(drawn, np.asarray(most), np.asarray(opaque), um, options)
+    return _label(drawn, rgb, opaque, um, options)
+
+
+def _lines(rgb: NDArray[Any], options: ArtefactOptions) -> list[NDArray[Any] | None]:
+    """Where a field is of a drawn colour, and where it is opaque, each (H, W) uint8 of 0 and 255 (None if nowhere)."""
+    shape = rgb.shape[:2]
+    masks: list[NDArray[Any] | None] = [None, None]
+    band = max(1, _BAND_PX // rgb.shape[1])  # what is small stays in the processor's own memory
+    for top in range(0, len(rgb), band):
+        red, green, blue = cv2.split(rgb[top : top + band])
+        lighter, darker = cv2.max(red, green), cv2.min(red, green)
+        full, spared = cv2.min(darker, blue) <= options.full, cv2.max(lighter, blue) >= options.spared
+        for index, found in enumerate((full & spared, lighter <= options.black)):
+            if found.any():
+                mask = masks[index]
+                masks[index] = mask = np.zeros(shape, np.uint8) if mask is None else mask
+                mask[top : top + band][found] = 255
+    return masks
 
 
 def find_pale_drawn(
@@ -169,39 +185,39 @@ def _impossible_hue(density: NDArray[Any], options: ArtefactOptions) -> NDArray[
     red, green, blue = cv2.split(density)
     most = cv2.max(cv2.max(red, green), blue)
     found: NDArray[Any] = most > level
-    if not found.any():
-        return found
-    place = np.nonzero(found)
-    r, g, b = (channel[place].astype(np.float32) for channel in (red, green, blue))
+    place = np.flatnonzero(found)
+    r, g, b = (np.take(channel, place).astype(np.float32) for channel in (red, green, blue))
     odd = r < options.red_spared * np.maximum(g, b)
     odd |= (b > level) & (b > options.blue_over_green * g)
     odd |= (b > options.deep_od * DENSITY_UNIT) & (b > options.deep_blue_over_green * g)
     odd |= (r > level) & (g < options.green_spared * r)
-    found[place] = odd
+    np.put(found, place, odd)
     return found
 
 
 def _label(
     drawn: NDArray[Any],
-    most: NDArray[Any] | None,
+    rgb: NDArray[Any] | None,
     opaque: NDArray[Any] | None,
     um: float,
     options: ArtefactOptions,
 ) -> tuple[NDArray[Any], list[str]]:
     """Number bodies of a mask with their rim, and say what each is."""
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(drawn.astype(np.uint8), connectivity=8)
-    large = stats[:, cv2.CC_STAT_AREA] * um**2 >= options.min_um2
+    labels: NDArray[Any] = cv2.connectedComponents(drawn.astype(np.uint8), connectivity=8)[1]
+    large = np.bincount(labels.ravel()) * um**2 >= options.min_um2
     large[0] = False
-    mask: NDArray[Any] = cv2.dilate(large[labels].astype(np.uint8), disk(options.rim_um / um))
+    if not large.any():
+        return np.zeros(drawn.shape, np.int32), []
+    mask: NDArray[Any] = cv2.dilate(np.take(large.view(np.uint8), labels), disk(options.rim_um / um))
     joined = cv2.morphologyEx(mask, cv2.MORPH_CLOSE, disk(options.join_um / um))
     count, labels = cv2.connectedComponents(joined, connectivity=8)
     labels[mask == 0] = 0
     area = np.bincount(labels.ravel(), minlength=count) * um**2
     black, dark = np.zeros(count, int), np.zeros(count, int)
-    if opaque is not None and most is not None and cv2.countNonZero(opaque):
-        full = cv2.resize(labels.astype(np.float32), opaque.shape[::-1], interpolation=cv2.INTER_NEAREST).astype(int)
+    if rgb is not None and opaque is not None:
+        full = cv2.resize(labels, opaque.shape[::-1], interpolation=cv2.INTER_NEAREST)
         black = np.bincount(full[opaque > 0], minlength=count)
-        dark = np.bincount(full[most < 128], minlength=count)
+        dark = np.bincount(full[cv2.inRange(rgb, (0, 0, 0), (127, 127, 127)) > 0], minlength=count)
     reasons = []
     for label in range(1, count):
         if area[label] > options.pen_um2:

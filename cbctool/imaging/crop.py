@@ -60,9 +60,13 @@ def thumbnail_jpegs(rgb: NDArray[Any], centres: NDArray[Any], um_per_px: float, 
     """Cut 96 x 96 gallery pictures, 23.75 um wide, out of a field as photographed, one JPEG per centre."""
     _check(rgb, um_per_px)
     pictures = []
+    side = max(1, round(THUMBNAIL_UM / um_per_px))
     for row, col in np.asarray(centres, dtype=float).reshape(-1, 2):
-        window = _window(rgb, row, col, THUMBNAIL_UM / um_per_px, THUMBNAIL_PX)
-        encoded = cv2.imencode(".jpg", window[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+        top, left = round(row + 0.5 - side / 2), round(col + 0.5 - side / 2)
+        patch, _ = calibrate.halved(_patch(rgb, top, left, top + side, left + side), THUMBNAIL_PX / side)
+        window = cv2.resize(patch, (THUMBNAIL_PX, THUMBNAIL_PX), interpolation=cv2.INTER_LINEAR)
+        blue_first = cv2.cvtColor(window, cv2.COLOR_RGB2BGR)
+        encoded = cv2.imencode(".jpg", blue_first, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
         pictures.append(encoded.tobytes())
     return pictures
 
@@ -122,20 +126,27 @@ def _window(
     rgb: NDArray[Any], row: float, col: float, side: float, size: int, background: calibrate.Background | None = None
 ) -> NDArray[Any]:
     """Resample the ``side`` px square centred on (row, col) to ``size`` x ``size``; white beyond the edge."""
-    height, width = rgb.shape[:2]
     # A pixel covers [i, i + 1) for Pillow, while a centre of 0 is the middle of the first pixel.
     top, left = row + 0.5 - side / 2, col + 0.5 - side / 2
     reach = int(np.ceil(_KERNEL_REACH * max(side / size, 1.0))) + 1
     y0, x0 = int(np.floor(top)) - reach, int(np.floor(left)) - reach
     y1, x1 = int(np.ceil(top + side)) + reach, int(np.ceil(left + side)) + reach
-    inside = rgb[max(y0, 0) : max(y1, 0), max(x0, 0) : max(x1, 0)]
-    if background is not None and inside.size:
-        inside = background.apply(np.ascontiguousarray(inside), max(y0, 0), max(x0, 0), 1.0)
-    if y0 < 0 or x0 < 0 or y1 > height or x1 > width:
-        patch = np.full((y1 - y0, x1 - x0, 3), _WHITE, np.uint8)
-        ya, xa = max(-y0, 0), max(-x0, 0)
-        patch[ya : ya + inside.shape[0], xa : xa + inside.shape[1]] = inside
-    else:
-        patch = np.ascontiguousarray(inside)
+    patch = _patch(rgb, y0, x0, y1, x1, background)
     box = (left - x0, top - y0, left - x0 + side, top - y0 + side)
     return np.asarray(Image.fromarray(patch).resize((size, size), Image.Resampling.BICUBIC, box=box))
+
+
+def _patch(
+    rgb: NDArray[Any], y0: int, x0: int, y1: int, x1: int, background: calibrate.Background | None = None
+) -> NDArray[Any]:
+    """Cut out rows ``y0`` to ``y1`` and columns ``x0`` to ``x1``; white beyond the edge."""
+    height, width = rgb.shape[:2]
+    inside = np.ascontiguousarray(rgb[max(y0, 0) : max(y1, 0), max(x0, 0) : max(x1, 0)])
+    if background is not None and inside.size:
+        inside = background.apply(inside, max(y0, 0), max(x0, 0), 1.0)
+    if y0 >= 0 and x0 >= 0 and y1 <= height and x1 <= width:
+        return inside
+    patch = np.full((y1 - y0, x1 - x0, 3), _WHITE, np.uint8)
+    ya, xa = max(-y0, 0), max(-x0, 0)
+    patch[ya : ya + inside.shape[0], xa : xa + inside.shape[1]] = inside
+    return patch

@@ -151,5 +151,6 @@ def _preview(rgb: NDArray[Any]) -> tuple[bytes, float]:
     small = rgb
     if factor > 1 and min(height, width) > 0:
         small = cv2.resize(rgb[: height * factor, : width * factor], (width, height), interpolation=cv2.INTER_AREA)
-    encoded = cv2.imencode(".jpg", np.ascontiguousarray(small[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, _PREVIEW_QUALITY])
+    blue_first = cv2.cvtColor(small, cv2.COLOR_RGB2BGR)
+    encoded = cv2.imencode(".jpg", blue_first, [cv2.IMWRITE_JPEG_QUALITY, _PREVIEW_QUALITY])
     return encoded[1].tobytes(), 1.0 / factor

@@ -94,51 +94,59 @@ def _red_cells(segmentation: Segmentation, height_px: int, width_px: int) -> lis
     left, right = cols.min(axis=1) * per_col, cols.max(axis=1) * per_col
     top, left = np.clip(np.rint(top), 0, height_px - 1), np.clip(np.rint(left), 0, width_px - 1)
     bottom, right = np.clip(np.rint(bottom), 1, height_px), np.clip(np.rint(right), 1, width_px)
-    return [
-        {
-            "kind": CellKind.ERYTHROCYTE,
-            "row_px": float(row[index] * per_row - 0.5),
-            "col_px": float(col[index] * per_col - 0.5),
-            "ymin_px": int(top[index]),
-            "xmin_px": int(left[index]),
-            "ymax_px": int(bottom[index]),
-            "xmax_px": int(right[index]),
-            "area_um2": float(area[index] * um**2),
-            "touches_edge": bool(cut[index]),
-            "equivalent_diameter_um": float(2 * np.sqrt(area[index] / np.pi) * um),
-            "circularity": float(circularity[index]),
-            "eccentricity": float(eccentricity[index]),
-        }
-        for index in range(len(rows))
-    ]
+    columns: dict[str, NDArray[Any]] = {
+        "row_px": row * per_row - 0.5,
+        "col_px": col * per_col - 0.5,
+        "ymin_px": top.astype(int),
+        "xmin_px": left.astype(int),
+        "ymax_px": bottom.astype(int),
+        "xmax_px": right.astype(int),
+        "area_um2": area * um**2,
+        "touches_edge": cut,
+        "equivalent_diameter_um": 2 * np.sqrt(area / np.pi) * um,
+        "circularity": circularity,
+        "eccentricity": eccentricity,
+    }
+    rows_of = zip(*(values.tolist() for values in columns.values()), strict=True)
+    return [{"kind": CellKind.ERYTHROCYTE, **dict(zip(columns, values, strict=True))} for values in rows_of]
 
 
 def _nucleated_and_platelets(segmentation: Segmentation, height_px: int, width_px: int) -> list[dict[str, Any]]:
     labels, nuclei = segmentation.cell_labels, segmentation.nuclei
-    measured = _shapes(labels, segmentation, height_px, width_px)
     boxes = ndimage.find_objects(labels)
+    measured = _shapes(labels, boxes, segmentation, height_px, width_px)
     for index, (measures, kind) in enumerate(zip(measured, segmentation.kinds, strict=True)):
         measures["kind"] = kind
         measures["reason"] = segmentation.reasons[index]
         window = boxes[index]
         inside = labels[window] == index + 1
-        density = segmentation.density[window].astype(np.float32) / DENSITY_UNIT
-        dyes = density[inside].mean(axis=0) @ _UNMIX
+        level = cv2.mean(segmentation.density[window], inside.view(np.uint8))[:3]
+        dyes = np.array(level) / DENSITY_UNIT @ _UNMIX
         measures["haematoxylin_od"], measures["eosin_od"] = float(dyes[0]), float(dyes[1])
         if kind is CellKind.NUCLEATED:
-            edge = measures["touches_edge"] and _reaches_edge(labels.shape, window, inside & nuclei[window])
+            nucleus = inside & nuclei[window]
+            edge = measures["touches_edge"] and _reaches_edge(labels.shape, window, nucleus)
             measures["nucleus_touches_edge"] = bool(edge)
-            measures.update(_nucleus(inside, inside & nuclei[window], density, segmentation.um_per_px))
+            density = segmentation.density[window].astype(np.float32) / DENSITY_UNIT
+            measures.update(_nucleus(inside, nucleus, density, segmentation.um_per_px))
     return measured
 
 
-def _shapes(labels: NDArray[Any], segmentation: Segmentation, height_px: int, width_px: int) -> list[dict[str, Any]]:
+def _shapes(
+    labels: NDArray[Any],
+    boxes: list[tuple[slice, slice]],
+    segmentation: Segmentation,
+    height_px: int,
+    width_px: int,
+) -> list[dict[str, Any]]:
     """Size, place and form of every label, in one pass over the labelled pixels."""
     um, per_row, per_col = segmentation.um_per_px, segmentation.px_per_row, segmentation.px_per_col
-    boxes = ndimage.find_objects(labels)
     count = len(boxes) + 1
-    rows, cols = np.nonzero(labels)
-    label = labels[rows, cols]
+    framed = cv2.copyMakeBorder(labels, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
+    place = np.flatnonzero(framed.ravel() > 0)
+    label = framed.ravel()[place]
+    rows, cols = np.divmod(place, framed.shape[1])
+    rows, cols = rows - 1, cols - 1
     area = np.bincount(label, minlength=count).astype(float)
     area[area == 0] = np.nan
     row = np.bincount(label, rows, count) / area
@@ -151,7 +159,7 @@ def _shapes(labels: NDArray[Any], segmentation: Segmentation, height_px: int, wi
     root = np.sqrt(((rr - cc) / 2) ** 2 + rc**2)
     major, minor = (rr + cc) / 2 + root, (rr + cc) / 2 - root
     eccentricity = np.sqrt(np.clip(1 - minor / major, 0, 1))
-    circularity = np.clip(4 * np.pi * area / _perimeters(labels, count) ** 2, 0, 1)
+    circularity = np.clip(4 * np.pi * area / _perimeters(framed, place, label, count) ** 2, 0, 1)
     measured = []
     for index, (window_rows, window_cols) in enumerate(boxes, start=1):
         top, bottom = window_rows.start, window_rows.stop
@@ -160,10 +168,10 @@ def _shapes(labels: NDArray[Any], segmentation: Segmentation, height_px: int, wi
             {
                 "row_px": float((row[index] + 0.5) * per_row - 0.5),
                 "col_px": float((col[index] + 0.5) * per_col - 0.5),
-                "ymin_px": int(np.clip(round(top * per_row), 0, height_px - 1)),
-                "xmin_px": int(np.clip(round(left * per_col), 0, width_px - 1)),
-                "ymax_px": int(np.clip(round(bottom * per_row), 1, height_px)),
-                "xmax_px": int(np.clip(round(right * per_col), 1, width_px)),
+                "ymin_px": min(round(top * per_row), height_px - 1),
+                "xmin_px": min(round(left * per_col), width_px - 1),
+                "ymax_px": min(max(round(bottom * per_row), 1), height_px),
+                "xmax_px": min(max(round(right * per_col), 1), width_px),
                 "area_um2": float(area[index] * um**2),
                 "touches_edge": top == 0 or left == 0 or bottom == labels.shape[0] or right == labels.shape[1],
                 "equivalent_diameter_um": float(2 * np.sqrt(area[index] / np.pi) * um),
@@ -174,17 +182,17 @@ def _shapes(labels: NDArray[Any], segmentation: Segmentation, height_px: int, wi
     return measured
 
 
-def _perimeters(labels: NDArray[Any], count: int) -> NDArray[Any]:
-    """Perimeter of every label by Crofton's formula: boundary crossings along 4 directions of lines."""
-    padded = np.pad(labels, 1)
+def _perimeters(framed: NDArray[Any], place: NDArray[Any], label: NDArray[Any], count: int) -> NDArray[Any]:
+    """Perimeter of every label by Crofton's formula: boundary crossings along 4 directions of lines.
+
+    ``place`` are the flat indices of the labelled pixels in a label picture that is framed with 0, ``label`` what they
+    hold there.
+    """
+    flat, width = framed.ravel(), framed.shape[1]
     crossings = np.zeros(count)
-    directions = (((0, 1), 1.0), ((1, 0), 1.0), ((1, 1), 1 / np.sqrt(2)), ((1, -1), 1 / np.sqrt(2)))
-    for (down, right), spacing in directions:
-        here = padded[: padded.shape[0] - down, max(0, -right) : padded.shape[1] - max(0, right)]
-        there = padded[down:, max(0, right) : padded.shape[1] + min(0, right)]
-        changes = here != there
-        crossings += spacing * np.bincount(here[changes], minlength=count)[:count]
-        crossings += spacing * np.bincount(there[changes], minlength=count)[:count]
+    for step, spacing in ((1, 1.0), (width, 1.0), (width + 1, 1 / np.sqrt(2)), (width - 1, 1 / np.sqrt(2))):
+        for neighbour in (place + step, place - step):
+            crossings += spacing * np.bincount(label[flat[neighbour] != label], minlength=count)
     # length = pi/2 * mean over directions of (crossings x line spacing)
     lengths = np.pi / 2 * crossings / 4
     lengths[lengths == 0] = np.nan
@@ -208,7 +216,7 @@ def _nucleus(cell: NDArray[Any], nucleus: NDArray[Any], density: NDArray[Any], u
     if nucleus_px == 0:
         return {}
     lobes = split_clump(mask, _LOBE_RADIUS_UM / um, _LOBE_SADDLE)
-    inner = cv2.erode(np.pad(mask, 1), np.ones((3, 3), np.uint8))[1:-1, 1:-1] > 0
+    inner = _eroded(mask)
     if not inner.any():
         inner = nucleus
     red = density[..., 0][inner]
@@ -216,8 +224,7 @@ def _nucleus(cell: NDArray[Any], nucleus: NDArray[Any], density: NDArray[Any], u
     sigma = _DETAIL_UM / um / 2
     detail = density[..., 1] - cv2.GaussianBlur(density[..., 1], (0, 0), sigma)
     apart = cv2.dilate(mask, np.ones((3, 3), np.uint8)) == 0
-    granular = cv2.erode(np.pad(cell.astype(np.uint8), 1), np.ones((3, 3), np.uint8))[1:-1, 1:-1] > 0
-    granular &= apart
+    granular = _eroded(cell.astype(np.uint8)) & apart
     return {
         "nucleus_area_um2": nucleus_px * um**2,
         "nc_ratio": nucleus_px / max(int(cell.sum()), 1),
@@ -228,3 +235,8 @@ def _nucleus(cell: NDArray[Any], nucleus: NDArray[Any], density: NDArray[Any], u
         "cytoplasm_od": float(density[cytoplasm].mean()) if cytoplasm.any() else float("nan"),
         "granularity": float(np.sqrt(np.mean(detail[granular] ** 2))) if granular.any() else float("nan"),
     }
+
+
+def _eroded(mask: NDArray[Any]) -> NDArray[Any]:
+    """A mask (0 and 1, uint8) without its rim of one pixel, also where it ends with the picture; bool."""
+    return np.asarray(cv2.erode(mask, np.ones((3, 3), np.uint8), borderType=cv2.BORDER_CONSTANT, borderValue=0) > 0)

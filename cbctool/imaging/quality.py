@@ -17,6 +17,12 @@ Array = NDArray[Any]
 _SOBEL_VARIANCE = 0.5
 """What the gradient filter and the pixel add to an edge's variance, square pixels: a perfect step reads 0.27 px."""
 
+_FIRST_BLUR, _ADDED_BLUR = 1.0, 1.5
+"""Sigma, pixels: the first keeps noise from passing for sharpness and is taken off again; the second is the measure."""
+
+_EDGES_IN_PX, _BAND_PX = 250_000, 128
+"""Edges are looked for in so many pixels of a larger picture, thousands of them, in bands over all of it."""
+
 
 @dataclass(frozen=True)
 class QualityOptions:
@@ -99,23 +105,25 @@ def assess_field(
         raise ValueError(f"um_per_px must be positive, got {um_per_px}")
     options = options or QualityOptions()
     height, width = density.shape[:2]
-    outside = np.zeros((height, width), bool)
+    green = cv2.extractChannel(density, 1)
+    level = _outline_level(green, options.body_density * density_unit)
+    covered: Array = cv2.threshold(green, level, 1, cv2.THRESH_BINARY)[1]
+    field_px = height * width
     if surround is not None and surround.any():
-        outside = cv2.resize(surround.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST) > 0
-    green = density[..., 1].astype(np.float32) / density_unit
-    covered = (green > _outline_density(green, options)) & ~outside
-    field_px = max(1, int((~outside).sum()))
+        outside = cv2.resize(surround.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
+        covered[outside > 0] = 0
+        field_px = max(1, field_px - cv2.countNonZero(outside))
 
-    cover = float(covered.sum()) / field_px
-    red_cells = covered if nucleated is None else covered & ~nucleated
+    cover = cv2.countNonZero(covered) / field_px
+    red_cells = covered if nucleated is None else covered & ~nucleated.view(np.uint8)
     overlap = clumped_share(red_cells, um_per_px)
-    blur_um = edge_spread(green, options.edge_px) * um_per_px
+    blur_um = edge_spread(green.astype(np.float32) / density_unit, options.edge_px) * um_per_px
     exposure = float(np.mean(white_level)) / 255.0
     clipped = _clipped_share(rgb)
     stain = (math.nan, math.nan, math.nan)
     if nuclei is not None and nuclei.any():
-        red_od, green_od, blue_od = (float(value) for value in density[nuclei].mean(axis=0) / density_unit)
-        stain = (red_od, green_od, blue_od)
+        red_od, green_od, blue_od, _ = cv2.mean(density, nuclei.view(np.uint8))
+        stain = (red_od / density_unit, green_od / density_unit, blue_od / density_unit)
 
     reason = ""
     if exposure < options.min_exposure:
@@ -163,19 +171,25 @@ def edge_spread(density: Array, edge_px: int = 8) -> float:
 def _edge_spread(plane: Array, edge_px: int) -> float:
     if min(plane.shape) < 8:
         return math.nan
-    # A first blur keeps noise from passing for sharpness; it is taken off again below.
-    own, added = 1.0, 1.5
-    first = cv2.GaussianBlur(plane, (0, 0), own)
-    second = cv2.GaussianBlur(first, (0, 0), added)
-    slope, slope_after = (_slope(picture)[2:-2, 2:-2] for picture in (first, second))
-    limit = max(0.5 * float(np.percentile(slope, 99)), 0.005)
-    # only the crest of an edge, where the slope is steepest
-    chosen = (slope >= cv2.dilate(slope, np.ones((3, 3), np.uint8))) & (slope > limit)
-    if chosen.sum() < edge_px:
+    every = math.ceil(plane.size / _EDGES_IN_PX)
+    bands = [plane] if every == 1 else [plane[top : top + _BAND_PX] for top in range(0, len(plane), every * _BAND_PX)]
+    slope, slope_after, crest = (np.concatenate(values) for values in zip(*map(_edges, bands), strict=True))
+    limit = max(0.5 * float(np.percentile(slope[:: max(1, slope.size // 50_000)], 99)), 0.005)
+    place = np.flatnonzero(crest & (slope > limit))
+    if len(place) < edge_px:
         return math.nan
-    ratio = slope[chosen] / np.maximum(slope_after[chosen], 1e-6)
-    variance = added**2 / np.maximum(ratio**2 - 1.0, 1e-3) - own**2 - _SOBEL_VARIANCE
+    ratio = slope[place] / np.maximum(slope_after[place], 1e-6)
+    variance = _ADDED_BLUR**2 / np.maximum(ratio**2 - 1.0, 1e-3) - _FIRST_BLUR**2 - _SOBEL_VARIANCE
     return math.sqrt(max(0.0, float(np.percentile(variance, 30))))
+
+
+def _edges(plane: Array) -> tuple[Array, Array, Array]:
+    """Slope of a picture, slope after more blur, and where the slope is steepest, the crests of edges; all flat."""
+    first = cv2.GaussianBlur(plane, (0, 0), _FIRST_BLUR)
+    second = cv2.GaussianBlur(first, (0, 0), _ADDED_BLUR)
+    slope, slope_after = (_slope(picture)[2:-2, 2:-2] for picture in (first, second))
+    crest = slope >= cv2.dilate(slope, np.ones((3, 3), np.uint8))
+    return slope.ravel(), slope_after.ravel(), crest.ravel()
 
 
 def clumped_share(mask: Array, um_per_px: float) -> float:
@@ -183,8 +197,8 @@ def clumped_share(mask: Array, um_per_px: float) -> float:
 
     Parameters
     ----------
-    mask : (h, w) bool array
-        Red cells.
+    mask : (h, w) array
+        Red cells: True or 1 inside.
     um_per_px : float
 
     Returns
@@ -192,8 +206,8 @@ def clumped_share(mask: Array, um_per_px: float) -> float:
     float
         0-1.
     """
-    _, _, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=4)
-    areas = stats[1:, cv2.CC_STAT_AREA] * um_per_px**2
+    _, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=4)
+    areas = np.bincount(labels.ravel())[1:] * um_per_px**2
     areas = areas[areas > 5.0]  # platelets' remains and dust
     if areas.sum() == 0:
         return math.nan
@@ -205,16 +219,17 @@ def _slope(picture: Array) -> Array:
     return np.asarray(cv2.magnitude(cv2.Sobel(picture, cv2.CV_32F, 1, 0), cv2.Sobel(picture, cv2.CV_32F, 0, 1)))
 
 
-def _outline_density(green: Array, options: QualityOptions) -> float:
-    """Density of the outlines of what lies in the field: a third of its median."""
-    inside = green[green > options.body_density]
-    if inside.size == 0:
-        return options.body_density
-    return max(options.body_density, 0.35 * float(np.median(inside)))
+def _outline_level(green: Array, body_level: float) -> float:
+    """Level of the outlines of what lies in the field: a third of its median density, and no less than given."""
+    count = cv2.calcHist([green], [0], None, [256], [0, 256]).ravel()
+    count[: math.floor(body_level) + 1] = 0
+    total = np.cumsum(count)
+    return max(body_level, 0.35 * int(np.searchsorted(total, total[-1] / 2)))
 
 
 def _clipped_share(rgb: Array) -> float:
     """Share of pixels at full white or full black in all channels, on about 40,000 of them."""
     step = max(1, round(math.sqrt(rgb.shape[0] * rgb.shape[1] / 40_000)))
-    sample = rgb[::step, ::step]
-    return float(((sample.min(axis=2) >= 254) | (sample.max(axis=2) <= 1)).mean())
+    sample = np.ascontiguousarray(rgb[::step, ::step])
+    white, black = cv2.inRange(sample, (254, 254, 254), (255, 255, 255)), cv2.inRange(sample, (0, 0, 0), (1, 1, 1))
+    return (cv2.countNonZero(white) + cv2.countNonZero(black)) / white.size

@@ -25,18 +25,18 @@ from cbctool.imaging.artefacts import (
     find_pale_drawn,
     find_precipitate,
 )
+from cbctool.imaging.calibrate import halved
 from cbctool.imaging.nucleated import NucleatedOptions, find_nucleated, find_smudges
 from cbctool.imaging.platelets import PlateletOptions, find_platelets
 from cbctool.imaging.red_cells import RedCellOptions, find_red_cells
 from cbctool.imaging.stain import (
     DENSITY_UNIT,
     align_channels,
-    azure_density,
     density_beyond_red_cells,
-    eosin_density,
     is_colourless,
     optical_density,
     red_cell_colour,
+    stain_densities,
 )
 from cbctool.records import CellKind
 
@@ -105,11 +105,10 @@ class Segmentation:
 
 
 def working_copy(rgb: NDArray[Any], um_per_px: float, working_um_per_px: float) -> NDArray[Any]:
-    """Resize a field to the working scale, averaging over area where it shrinks."""
-    factor = um_per_px / working_um_per_px
-    height, width = rgb.shape[:2]
-    size = (max(1, round(width * factor)), max(1, round(height * factor)))
-    return np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR))
+    """Resize a field to the working scale, averaging where it shrinks to half or less."""
+    rgb, zoom = halved(rgb, um_per_px / working_um_per_px)
+    size = (max(1, round(rgb.shape[1] * zoom)), max(1, round(rgb.shape[0] * zoom)))
+    return rgb if size == rgb.shape[1::-1] else np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_LINEAR))
 
 
 def segment(
@@ -151,13 +150,15 @@ def segment(
     pale, pale_reasons = find_pale_drawn(density, colour, um, options.artefacts)
     if pale_reasons:
         density = np.where(pale[..., np.newaxis] > 0, np.uint8(0), density)
-    azure = density_beyond_red_cells(density, colour) if colourless else azure_density(density, colour)
-    eosin = eosin_density(density, colour)
+    azure, eosin = stain_densities(density, colour)
+    if colourless:
+        azure = density_beyond_red_cells(density, colour)
+    green = cv2.extractChannel(density, 1)
     level = max(options.min_od * DENSITY_UNIT, options.foreground_share * colour.level)
-    foreground = (density[..., 1] > level).astype(np.uint8)
+    foreground = cv2.threshold(green, level, 1, cv2.THRESH_BINARY)[1]
 
     cell_labels, nuclei, kinds, reasons = find_nucleated(
-        azure, eosin, density[..., 1], foreground, colour.level, um, options.nucleated
+        azure, eosin, green, foreground, colour.level, um, options.nucleated
     )
     for index, reason in enumerate(find_foreign(density, cell_labels, nuclei, um, options.artefacts)):
         if reason:
@@ -165,10 +166,11 @@ def segment(
     for index in np.flatnonzero(find_smudges(density, cell_labels, nuclei, options.nucleated)).tolist():
         kinds[index], reasons[index] = CellKind.ARTEFACT, "smudge cell"
     is_nucleated = np.array([False] + [kind is CellKind.NUCLEATED for kind in kinds])
-    nuclei &= is_nucleated[cell_labels]
+    if not is_nucleated[1:].all():
+        nuclei &= np.take(is_nucleated, cell_labels)
     cell_labels = add_labels(cell_labels, kinds, reasons, drawn, drawn_reasons)
     cell_labels = add_labels(cell_labels, kinds, reasons, pale, pale_reasons)
-    platelet_labels = find_platelets(azure, density[..., 1], cell_labels, colour.level, um, options.platelets)
+    platelet_labels = find_platelets(azure, green, cell_labels, colour.level, um, options.platelets)
     nucleated = len(kinds)
     granules = np.zeros(int(platelet_labels.max()), bool)
     if not colourless:
@@ -180,7 +182,7 @@ def segment(
         kinds.append(CellKind.ARTEFACT if is_granule or is_covered else CellKind.PLATELET)
         reasons.append(ANNOTATION if is_covered else PRECIPITATE if is_granule else "")
     red_outlines = find_red_cells(density, foreground, cell_labels, colour.level, um, options.red_cells)
-    cell_labels = np.where(platelet_labels > 0, platelet_labels + nucleated, cell_labels)
+    np.add(platelet_labels, nucleated, out=cell_labels, where=platelet_labels > 0)
     return Segmentation(
         um,
         rgb.shape[0] / height,

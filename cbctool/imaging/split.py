@@ -40,9 +40,8 @@ def split_clump(
     (h, w) int32 array
         Labels from 1; one label if there is nothing to split.
     """
-    body = np.pad(np.asarray(mask) > 0, 1).astype(np.uint8)
-    solid = body if bodies is None else body * (np.pad(np.asarray(bodies), 1) > 0)
-    depth = cv2.distanceTransform(solid.astype(np.uint8), cv2.DIST_L2, 5)
+    body = _framed(mask)
+    depth = cv2.distanceTransform(body if bodies is None else body & _framed(bodies), cv2.DIST_L2, 5)
     size = 2 * max(1, int(min_radius / 2)) + 1
     peaks = (depth == cv2.dilate(depth, np.ones((size, size), np.uint8))) & (depth >= max(min_radius, 1.0))
     places = np.argwhere(peaks)
@@ -63,6 +62,12 @@ def split_clump(
         return body[1:-1, 1:-1].astype(np.int32)
     nearest = cv2.distanceTransformWithLabels(1 - seeds, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_CCOMP)[1]
     return np.asarray(np.where(body > 0, nearest, 0)[1:-1, 1:-1].astype(np.int32))
+
+
+def _framed(mask: NDArray[Any]) -> NDArray[Any]:
+    """A mask as 0 and 1, uint8, in a frame of zeros one pixel wide."""
+    body = (np.asarray(mask) != 0).view(np.uint8)
+    return np.asarray(cv2.copyMakeBorder(body, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0))
 
 
 def solidity(mask: NDArray[Any]) -> float:
@@ -102,11 +107,26 @@ def fill_holes(
     -------
     (h, w) uint8 array
     """
-    count, labels = cv2.connectedComponents(1 - mask, connectivity=4)
-    area = np.bincount(labels.ravel(), minlength=count)
-    fill = area <= max_px
-    if likely is not None:
-        share = np.bincount(labels[likely > 0], minlength=len(area)) / np.maximum(area, 1)
-        fill |= (area <= likely_max_px) & (share > 0.7)
-    fill[0] = False
-    return np.asarray(mask | fill[labels].astype(np.uint8))
+    # framed, so that background at the edge of the picture is a hole, too
+    filled = cv2.copyMakeBorder(mask, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=1)
+    outlines, nesting = cv2.findContours(filled, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    for outline, parent in zip(outlines, nesting[0, :, 3].tolist(), strict=True):
+        if parent < 0:
+            continue
+        left, top, width, height = cv2.boundingRect(outline)
+        if (width - 2) * (height - 2) > max_px:
+            # connected pixels are at least as many as their box is long and wide, less one
+            if width + height - 5 > max(max_px, likely_max_px):
+                continue
+            body = cv2.drawContours(
+                np.zeros((height, width), np.uint8), [outline], 0, 1, cv2.FILLED, offset=(-left, -top)
+            )
+            hole = cv2.subtract(body, filled[top : top + height, left : left + width])[1:-1, 1:-1]
+            area = cv2.countNonZero(hole)
+            if area > max_px:
+                if likely is None or area > likely_max_px:
+                    continue
+                if cv2.countNonZero(hole & likely[top : top + height - 2, left : left + width - 2]) <= 0.7 * area:
+                    continue
+        cv2.drawContours(filled, [outline], 0, 1, cv2.FILLED)
+    return np.ascontiguousarray(filled[1:-1, 1:-1])
