@@ -262,6 +262,17 @@ def test_rare_flags_follow_the_confusion_of_the_weights():
     assert "immature_granulocytes" in {flag.code for flag in result.flags}
 
 
+def test_confirmed_calls_have_no_error_but_that_of_sampling():
+    seen = mix(immature_granulocyte=3)
+    doubted = interpret(SLIDE, [field()], seen, WEIGHTS, Profile())
+    confirmed = interpret(SLIDE, [field()], seen, WEIGHTS, Profile(), confirmed=True)
+    assert any(row.total_high > row.ci_high for row in doubted.differential.rows)
+    assert all((row.total_low, row.total_high) == (row.ci_low, row.ci_high) for row in confirmed.differential.rows)
+    assert [row.count for row in confirmed.differential.rows] == [row.count for row in doubted.differential.rows]
+    assert "immature_granulocytes" not in {flag.code for flag in doubted.flags}
+    assert "immature_granulocytes" in {flag.code for flag in confirmed.flags}
+
+
 def test_coarse_pictures_are_outside_training_whatever_the_scales_source():
     assert "coarser" in raised(mix(), fields=scaled(0.35, 0.35, ScaleSource.RED_CELLS))["scale_doubtful"].text
     assert "scale_doubtful" not in raised(mix(), fields=scaled(0.33, 0.2, ScaleSource.RED_CELLS))

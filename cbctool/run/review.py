@@ -12,8 +12,6 @@ from pathlib import Path
 from cbctool import hematology, report
 from cbctool.errors import InputError, OutputError, UsageError
 from cbctool.hematology import flags
-from cbctool.hematology.blast import BlastOptions, find_blasts
-from cbctool.hematology.differential import count_cells, differential
 from cbctool.hematology.profile import Profile, load_profile
 from cbctool.records import (
     CLASSES,
@@ -25,7 +23,6 @@ from cbctool.records import (
     Prediction,
     Review,
     SlideResult,
-    WeightsInfo,
 )
 from cbctool.run import manifest
 from cbctool.run.discover import folder_name
@@ -38,9 +35,6 @@ WORDS: tuple[str, ...] = (*CLASSES, ARTEFACT, UNCLASSIFIED)
 """What may stand in ``class``: a class, or one of two words for what has none."""
 
 REASON = "named by the reviewer"
-HELD_OUT = 1_000_000
-"""Cells per class of the confusion matrix that stands for a person: no error that any interval would show."""
-
 OWN_FILES = ("report.pdf", "report.html", "result.hl7", "fhir.json", manifest.MANIFEST)
 """Files of a slide's folder that are not carried over where the reviewed report no longer has them."""
 
@@ -103,7 +97,9 @@ def review_slide(
     if corrections is not None:
         changes = find_corrections(read_corrections(corrections), before, corrections.name)
         observations = apply_corrections(observations, changes)
-    interpretation = interpret_confirmed(before, observations, laboratory)
+    interpretation = hematology.interpret(
+        before.slide, before.fields, observations, before.weights, laboratory, confirmed=True
+    )
     moment = (reviewed_at or datetime.now(UTC)).isoformat(timespec="seconds")
     earlier = before.review.corrections if before.review else 0
     after = replace(
@@ -256,35 +252,6 @@ def _named(observation: Observation, word: str) -> Observation:
         reason=before.reason if cut else REASON,
     )
     return replace(observation, cell=replace(cell, kind=kind, reason=""), prediction=prediction, called=called)
-
-
-def interpret_confirmed(
-    result: SlideResult, observations: tuple[Observation, ...], profile: Profile
-) -> hematology.Interpretation:
-    """As :func:`cbctool.hematology.interpret`, of calls that a person vouches for.
-
-    Their error is that of sampling alone: the outer interval falls together with the inner one before the flags are
-    raised, and a rare cell is not discounted as one of the classifier's mistakes.
-    """
-    weights = confirmed_weights(result.weights)
-    fit = {summary.name for summary in result.fields if summary.quality.fit}
-    seen, blasts = find_blasts(observations, weights, BlastOptions())
-    counts = differential(result.slide, result.fields, count_cells(result.fields, seen), weights, profile)
-    rows = tuple(replace(row, total_low=row.ci_low, total_high=row.ci_high) for row in counts.rows)
-    counts = replace(counts, rows=rows)
-    counted = [o for o in seen if o.field in fit]
-    raised = flags.raise_flags(flags.Evidence(result.slide, result.fields, counted, counts, blasts, weights, profile))
-    return hematology.Interpretation(tuple(seen), counts, raised)
-
-
-def confirmed_weights(weights: WeightsInfo) -> WeightsInfo:
-    """The weights as haematology shall see them once a person has confirmed the calls: without confusion.
-
-    What they call unknown is unchanged, since a reviewer names classes.
-    """
-    size = len(CLASSES)
-    confusion = tuple(tuple(HELD_OUT if i == j else 0 for j in range(size)) for i in range(size))
-    return replace(weights, confusion=confusion)
 
 
 def _profile_of(result: SlideResult) -> Profile:
