@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from cbctool.imaging.split import disk
+from cbctool.imaging.split import connected_parts, disk
 from cbctool.imaging.stain import DENSITY_UNIT, RedCellColour
 from cbctool.records import CellKind
 
@@ -203,8 +203,8 @@ def _label(
     options: ArtefactOptions,
 ) -> tuple[NDArray[Any], list[str]]:
     """Number bodies of a mask with their rim, and say what each is."""
-    labels: NDArray[Any] = cv2.connectedComponents(drawn.astype(np.uint8), connectivity=8)[1]
-    large = np.bincount(labels.ravel()) * um**2 >= options.min_um2
+    labels, size = connected_parts(drawn.astype(np.uint8), connectivity=8)
+    large = size * um**2 >= options.min_um2
     large[0] = False
     if not large.any():
         return np.zeros(drawn.shape, np.int32), []

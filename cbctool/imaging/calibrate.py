@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cbctool.errors import CalibrationError
+from cbctool.imaging.split import connected_parts
 from cbctool.records import RED_CELL_UM, Scale, ScaleSource
 
 logger = logging.getLogger(__name__)
@@ -159,10 +160,11 @@ class Background:
 def _linear_weights(length: int, start: float, scale: float, per_px: float, cells: int) -> tuple[slice, Array]:
     """Which of a field's coarse cells a window meets, and their weights (length, n) in each of its pixels."""
     # centre of a window's pixel -> field -> coarse cell, whose centre is its number
-    place = np.clip(((np.arange(length) + 0.5) / scale + start) * per_px - 0.5, 0, cells - 1)
+    place = (np.arange(length, dtype=np.float32) + (0.5 + start * scale)) * (per_px / scale) - 0.5
+    place = np.minimum(np.maximum(place, 0.0), cells - 1.0)
     first, last = int(place[0]), min(int(place[-1]) + 2, cells)
-    weights = 1.0 - np.abs(place[:, np.newaxis] - np.arange(first, last))
-    return slice(first, last), np.maximum(weights, 0.0).astype(np.float32)
+    weights = 1.0 - np.abs(place[:, np.newaxis] - np.arange(first, last, dtype=np.float32))
+    return slice(first, last), np.maximum(weights, 0.0)
 
 
 def halved(rgb: Array, zoom: float) -> tuple[Array, float]:
@@ -621,7 +623,7 @@ def _red_cells(rgb: Array, zoom: float, options: RedCellOptions, background: Bac
     depth = cv2.GaussianBlur(depth, (3, 3), 0) + _slope(height, width)
     around = 2 * round(0.4 * radius) + 1
     peak = (depth >= cv2.dilate(depth, np.ones((around, around), np.uint8))) & (depth > options.core * radius)
-    y, x = np.nonzero(peak & (depth < 1.5 * radius))
+    y, x = np.divmod(np.flatnonzero(peak & (depth < 1.5 * radius)), width)
     reach = round(0.5 * radius)
     middle = cv2.blur(small, (2 * reach + 1, 2 * reach + 1))[y, x]
     red, green, blue = -np.log(np.maximum(middle, 1.0) / 255.0).T
@@ -646,8 +648,8 @@ def _body(small: Array, options: RedCellOptions) -> Array | None:
     if level is None:
         return None
     light = (small[..., 1] >= level).view(np.uint8)
-    holes: Array = cv2.connectedComponents(light, connectivity=4)[1]
-    is_body = (np.bincount(holes.ravel()) < options.hole * math.pi / 4 * options.cell_px**2).view(np.uint8)
+    holes, area = connected_parts(light)
+    is_body = (area < options.hole * math.pi / 4 * options.cell_px**2).view(np.uint8)
     is_body[0] = 1
     return np.take(is_body, holes)
 

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from cbctool.imaging.split import connected_parts
 from cbctool.records import RED_CELL_UM, FieldQuality
 
 Array = NDArray[Any]
@@ -206,8 +207,7 @@ def clumped_share(mask: Array, um_per_px: float) -> float:
     float
         0-1.
     """
-    _, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=4)
-    areas = np.bincount(labels.ravel())[1:] * um_per_px**2
+    areas = connected_parts(mask.astype(np.uint8))[1][1:] * um_per_px**2
     areas = areas[areas > 5.0]  # platelets' remains and dust
     if areas.sum() == 0:
         return math.nan
