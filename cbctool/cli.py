@@ -508,6 +508,9 @@ def benchmark(
     device: Annotated[str, typer.Option(help="Where the network runs, such as cpu,cuda.")] = "cpu",
     repeats: Annotated[int, typer.Option(min=1, help="Timed runs of each.")] = 3,
     weights: Weights = None,
+    whole_slide: Annotated[
+        int | None, typer.Option(min=1000, max=100_000, help="Instead: one rendered whole slide this many pixels wide.")
+    ] = None,
     save: Annotated[Path | None, typer.Option(help="Draw the result into this picture (PNG, SVG, PDF).")] = None,
     quiet: Quiet = False,
     json: Json = False,
@@ -522,6 +525,13 @@ def benchmark(
         raise typer.BadParameter(f"{size!r} is not WIDTHxHEIGHT", param_hint="--size")
     if jobs is not None and not re.fullmatch(r"[1-9]\d{0,2}(,[1-9]\d{0,2})*", jobs):
         raise typer.BadParameter(f"{jobs!r} is not a list of numbers such as 1,2", param_hint="--jobs")
+    widths = [int(number) for number in jobs.split(",")] if jobs else None
+    if whole_slide is not None:
+        from cbctool.run import benchmark_slides as scale
+
+        timings = scale.benchmark_whole_slide(whole_slide, widths)
+        print(scale.to_json(timings) if json else "\n".join(scale.whole_slide_table(timings)))
+        return
     from cbctool.run import benchmark as bench
 
     result = bench.benchmark(
@@ -530,7 +540,7 @@ def benchmark(
         fields=fields,
         size=(int(match[1]), int(match[2])),
         um_per_px=um_per_px,
-        jobs=[int(number) for number in jobs.split(",")] if jobs else None,
+        jobs=widths,
         devices=device.split(","),
         repeats=repeats,
         weights=weights,

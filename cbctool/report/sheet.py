@@ -200,7 +200,9 @@ def _drawable(character: str) -> str:
     return character if covered else f"U+{ord(character):04X}"
 
 
+@lru_cache(maxsize=8192)  # the legend's lines are measured again in every report: half of a small report's time
 def text_width(text: str, font: str, size: float) -> float:
+    """Width of a text in points."""
     return float(pdfmetrics.stringWidth(text, font, size))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,13 +51,17 @@ def write_slide(result: SlideResult, folder: Path, style: ReportStyle, rules: Se
     OutputError
         Where the folder cannot be written to, or the disk is full.
     """
+    return [_write(folder / name, data) for name, data in _files(result, style, rules)]
+
+
+def _files(result: SlideResult, style: ReportStyle, rules: Sequence[FlagRule]) -> Iterator[tuple[str, bytes]]:
+    """Name and content of each file, one after the other: a whole slide's together would be hundreds of megabytes."""
     cells = cells_csv(result)
-    files: dict[str, bytes] = {
-        "cells.csv": cells.encode(),
-        "differential.csv": differential_csv(result.differential).encode(),
-        "result.json": result_json(result).encode(),
-        "evidence.zip": evidence_zip(result, cells),
-    }
+    yield "cells.csv", cells.encode()
+    yield "evidence.zip", evidence_zip(result, cells)
+    del cells
+    yield "differential.csv", differential_csv(result.differential).encode()
+    yield "result.json", result_json(result).encode()
     # Red cells are rows of cells.csv and numbers elsewhere: nothing below looks at tens of thousands of them again.
     result = dataclasses.replace(result, observations=tuple(o for o in result.observations if o.prediction is not None))
     overlays: dict[str, str] = {}
@@ -67,16 +71,15 @@ def write_slide(result: SlideResult, folder: Path, style: ReportStyle, rules: Se
         for i, summary in enumerate(fields_to_show(result)[: style.max_overlays]):
             overlays[summary.name] = names[summary.name]
             boxes = boxes_of(summary, groups.get(summary.name, ()))
-            files[names[summary.name]] = overlay_jpeg(summary.preview_jpeg, boxes, half=i >= FULL_OVERLAYS)
+            yield names[summary.name], overlay_jpeg(summary.preview_jpeg, boxes, half=i >= FULL_OVERLAYS)
     if "pdf" in style.outputs:
-        files["report.pdf"] = report_pdf(result, style, rules)
+        yield "report.pdf", report_pdf(result, style, rules)
     if "html" in style.outputs:
-        files["report.html"] = report_html(result, style, rules, overlays).encode("utf-8", "backslashreplace")
+        yield "report.html", report_html(result, style, rules, overlays).encode("utf-8", "backslashreplace")
     if "hl7" in style.outputs:
-        files["result.hl7"] = result_hl7(result, style).encode()
+        yield "result.hl7", result_hl7(result, style).encode()
     if "fhir" in style.outputs:
-        files["fhir.json"] = result_fhir(result, style).encode()
-    return [_write(folder / name, data) for name, data in files.items()]
+        yield "fhir.json", result_fhir(result, style).encode()
 
 
 def write_run(

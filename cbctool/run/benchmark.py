@@ -84,6 +84,7 @@ def benchmark(
     repeats: int = 3,
     weights: Path | None = None,
     tell: Callable[[str], None] = lambda _: None,
+    crops: int = 20_000,
 ) -> Benchmark:
     """Time the whole analysis beside its decode-only floor.
 
@@ -99,6 +100,8 @@ def benchmark(
         Where the network runs.
     repeats : int
         Timed runs of each configuration, after one warm-up of the page cache and the workers.
+    crops : int
+        For timing the network alone.
     """
     jobs = jobs or range(1, (os.cpu_count() or 1) + 1)
     with tempfile.TemporaryDirectory(prefix="cbctool-benchmark-") as scratch:
@@ -114,8 +117,8 @@ def benchmark(
             for width in jobs:
                 tell(f"{width} job(s), {device}")
                 timings.append(_time(folder, Path(scratch), width, device, repeats, weights))
-        crops = {device: crops_per_second(device, weights) for device in devices}
-    return Benchmark(__version__, machine(), shown, tuple(timings), crops)
+        alone = {device: crops_per_second(device, weights, crops) for device in devices}
+    return Benchmark(__version__, machine(), shown, tuple(timings), alone)
 
 
 def render_slides(folder: Path, slides: int, fields: int, size: tuple[int, int], um_per_px: float) -> None:
