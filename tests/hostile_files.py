@@ -159,6 +159,28 @@ def pyramid(subifds: bool = False, compression: str = "deflate") -> bytes:
 
 
 @functools.cache
+def bombed_files() -> dict[str, bytes]:
+    """Map a name to a small whole picture with something in it that unpacks to 48 or 64 MB."""
+    bomb, rgb = zlib.compress(bytes(64 << 20), 9), scene(16, 16)
+    text = png_chunk(b"zTXt", b"Comment\0\0" + bomb)
+    long = png_chunk(b"iTXt", b"Comment\0\1\0\0\0" + bomb)
+    profile = png_chunk(b"iCCP", b"x\0\0" + bomb)
+
+    def with_chunk(picture: bytes, chunk: bytes) -> bytes:
+        return picture[:33] + chunk + picture[33:]  # behind the header
+
+    palette, plain = _converted(rgb, "P", "PNG"), encode(rgb, "PNG")
+    return {
+        "text.png": with_chunk(palette, text),
+        "long_text.png": with_chunk(palette, long),
+        "profile.png": with_chunk(palette, profile),
+        "plain_text.png": with_chunk(plain, text),
+        "plain_profile.png": with_chunk(plain, profile),
+        "strip.tif": tiff(np.zeros((4000, 4000, 3), np.uint8), photometric="rgb", compression="deflate"),
+    }
+
+
+@functools.cache
 def bad_files() -> dict[str, bytes]:
     """Map a name to a file that must be refused with a sentence."""
     rgb = scene()

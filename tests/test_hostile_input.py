@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hostile_files import bad_files, encode, good_files, scene, tiff
+from hostile_files import bad_files, bombed_files, encode, good_files, scene
+from written import table
 
-from cbctool.errors import CbctoolError, InputError, UnreadableImageError
+from cbctool.errors import CbctoolError, ExitCode, InputError, UnreadableImageError
 from cbctool.imaging.read import read_field
 from cbctool.imaging.whole_slide import is_whole_slide, open_whole_slide
 from cbctool.run.discover import content_sha256, discover_slides, folder_name
@@ -201,13 +202,55 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 def test_memory_stays_bounded_over_the_whole_corpus(tmp_path: Path) -> None:
     for name, data in {**bad_files(), **good_files()}.items():
         (tmp_path / name).write_bytes(data)
-    small_bomb = tiff(np.zeros((4000, 4000, 3), np.uint8), photometric="rgb", compression="deflate")  # 48 MB of 0.1
-    (tmp_path / "small_bomb.tif").write_bytes(small_bomb)
+    for name, data in bombed_files().items():
+        (tmp_path / f"bombed_{name}").write_bytes(data)
     run = subprocess.run(
         [sys.executable, "-c", BOUNDED, str(tmp_path)], capture_output=True, text=True, timeout=120, check=False
     )
     assert run.returncode == 0, run.stderr
     assert int(run.stdout) < 150, "MB grown"
+
+
+@pytest.mark.parametrize("name", sorted(bombed_files()))
+def test_bombs_inside_whole_pictures_end_in_a_picture_or_a_sentence(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(bombed_files()[name])
+    outcome(path)
+
+
+NAMES = ["new\nline.png", "😐.png", "=cmd().png", "<b>.png", "a;rm -rf $HOME;.png", "n" * 251 + ".png", "../up.png"]
+
+
+def test_all_of_it_together_is_analysed_or_named_with_its_reason(tmp_path: Path) -> None:
+    slides, out = tmp_path / "slides", tmp_path / "out"
+    slides.mkdir()
+    for name, data in {**good_files(), **{f"bad_{name}": data for name, data in bad_files().items()}}.items():
+        (slides / name).write_bytes(data)
+    for number, name in enumerate(NAMES):
+        (slides / name.replace("../", "..\\")).write_bytes(good_files()["plain.png"] + bytes([number]))
+    os.mkfifo(slides / "fifo.jpg")
+    (slides / "x.jpg").mkdir()
+    (slides / "endless").symlink_to(slides)
+    (slides / "loop").symlink_to(slides / "loop")
+    (slides / "device.jpg").symlink_to("/dev/zero")
+    before = {path.name: path.lstat().st_mtime_ns for path in slides.iterdir()}
+    run = subprocess.run(
+        [sys.executable, "-m", "cbctool", "analyze", slides, "--out", out, "--um-per-px", "0.2", "--jobs", "1"],
+        capture_output=True, text=True, check=False, cwd=tmp_path, timeout=250,
+    )  # fmt: skip
+    assert run.returncode == ExitCode.PARTIAL, run.stderr
+    assert "Traceback" not in run.stderr
+    rows = {row["slide"]: row for row in table(out / "summary.csv")}
+    reasons = {row["slide"]: row for row in table(out / "failures.csv")}
+    assert all(row["error"] and row["advice"] for row in reasons.values())
+    assert {name for name, row in rows.items() if row["status"] == "failed"} <= set(reasons)
+    assert {f"bad_{Path(name).stem}" for name in bad_files() if not name.endswith((".gif", ".heic"))} <= {
+        name.partition(".")[0] for name in reasons
+    }
+    assert {"fifo", "x", "endless", "loop", "device"} <= {name.partition(".")[0] for name in reasons}
+    assert len([name for name, row in rows.items() if row["status"] == "done"]) >= len(good_files())
+    assert {path.name: path.lstat().st_mtime_ns for path in slides.iterdir()} == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "slides"]  # nothing anywhere else
 
 
 def test_nothing_is_written_beside_the_input(tmp_path: Path) -> None:

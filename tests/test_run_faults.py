@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from written import table
@@ -17,7 +21,9 @@ from cbctool.errors import OutputError
 from cbctool.run.analyse import analyse
 from cbctool.run.discover import discover_slides
 from cbctool.run.journal import Journal
-from cbctool.run.pipeline import Analyser, Settings, SlideDone
+from cbctool.run.pipeline import Analyser, Settings, SlideDone, SlideFailed
+from cbctool.run.pool import Pool
+from cbctool.run.tasks import analyse_field_task
 from cbctool.run.watch import WatchOptions, _Watcher
 
 
@@ -74,6 +80,41 @@ def test_weights_replaced_while_running_do_not_reach_a_result(drawn_slides: Path
         weights.write_bytes(b"something else")
         done = [o for o in analyser.run(discover_slides(drawn_slides).slides) if isinstance(o, SlideDone)]
     assert {one.row["weights_sha256"] for one in done} == {before}
+
+
+def test_a_field_that_takes_too_long_is_stopped_and_marked_and_the_worker_replaced(
+    drawn_slides: Path, tmp_path: Path
+) -> None:
+    impatient = Settings(out=tmp_path / "out", jobs=1, field_timeout_s=0.02)
+    with Analyser(impatient) as analyser:
+        outcomes = [o for o in analyser.run(discover_slides(drawn_slides).slides) if isinstance(o, SlideFailed)]
+        assert {one.slide.name for one in outcomes} == {"single", "two-fields"}
+        assert all("took too long" in failure.error for one in outcomes for failure in one.failures)
+        analyser.settings = replace(impatient, field_timeout_s=120.0)
+        done = [o for o in analyser.run(discover_slides(drawn_slides).slides) if isinstance(o, SlideDone)]
+    assert len(done) == 2
+
+
+def test_a_field_over_which_workers_die_is_marked_and_the_others_go_on(drawn_slides: Path, tmp_path: Path) -> None:
+    class Poisoned:
+        """The analyser's pool, in which one field ends its worker at once, as the system does when memory is short."""
+
+        def __init__(self, pool: Pool) -> None:
+            self.pool, self.width = pool, pool.width
+
+        def submit(self, function: Callable[..., Any], *arguments: Any, timeout_s: float) -> Future[Any]:
+            if function is analyse_field_task and arguments[0].name == "single.png":
+                function, arguments = os._exit, (137,)
+            return self.pool.submit(function, *arguments, timeout_s=timeout_s)
+
+    with Analyser(Settings(out=tmp_path / "out", jobs=1)) as analyser:
+        whole, analyser._pool = analyser._pool, Poisoned(analyser._pool)
+        outcomes = list(analyser.run(discover_slides(drawn_slides).slides))
+        analyser._pool = whole
+    (failed,) = [one for one in outcomes if isinstance(one, SlideFailed)]
+    assert failed.slide.name == "single"
+    assert "worker died" in failed.failures[0].error
+    assert [one.slide.name for one in outcomes if isinstance(one, SlideDone)] == ["two-fields"]
 
 
 def test_watch_waits_for_a_locked_journal_and_for_space(drawn_slides: Path, tmp_path: Path) -> None:

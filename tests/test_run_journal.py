@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -84,3 +87,57 @@ def test_status_prints_every_slide(tmp_path: Path) -> None:
 def test_status_without_a_journal_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="no journal"):
         status_text(tmp_path)
+
+
+def test_a_damaged_journal_is_put_beside_and_begun_anew(tmp_path: Path) -> None:
+    for damage in (b"no database at all, but long enough to be looked into " * 40, None):
+        with Journal(tmp_path) as journal:
+            for number in range(200):
+                journal.queue(f"slide {number}", Path(f"in/{number}.jpg"), "x" * 200)
+        path = tmp_path / "journal.sqlite"
+        data = path.read_bytes()
+        path.write_bytes(damage or data[:4096] + bytes(4096) + data[8192:])
+        with Journal(tmp_path) as journal:
+            assert journal.entries() == []
+            journal.queue("a", Path("in/a.jpg"), "1")
+        broken = list(tmp_path.glob("journal-broken-*"))
+        assert len(broken) == 1
+        broken[0].unlink()
+
+
+def test_what_a_crash_left_in_hand_is_tried_again_and_the_try_counts(tmp_path: Path) -> None:
+    with Journal(tmp_path) as journal:
+        journal.queue("a", Path("in/a.jpg"), "1")
+        journal.start("a")
+        journal.recover()
+        assert states(journal) == {"a": ("queued", 1)}
+
+
+def test_a_path_that_is_no_utf8_is_kept(tmp_path: Path) -> None:
+    path = Path(os.fsdecode(b"in/\xff.jpg"))
+    with Journal(tmp_path) as journal:
+        journal.queue("a", path, "1")
+        assert journal.at(path) == journal.named("a")
+        assert Path(journal.entries()[0].path) == path
+    json.loads(status_text(tmp_path, as_json=True).encode())
+
+
+def test_status_doubts_a_watch_that_has_long_said_nothing(tmp_path: Path) -> None:
+    Journal(tmp_path).__exit__()
+    for state, said in (("watching", True), ("stopped", False)):
+        (tmp_path / "heartbeat.json").write_text(json.dumps({"time": "2026-01-01T00:00:00+00:00", "state": state}))
+        assert ("still running?" in status_text(tmp_path)) is said
+
+
+def test_status_can_be_read_after_a_kill_in_the_middle_of_a_write(tmp_path: Path) -> None:
+    code = (
+        "import os, sys, sqlite3; from pathlib import Path; from cbctool.run.journal import Journal\n"
+        "journal = Journal(Path(sys.argv[1])); journal.queue('a', Path('a.jpg'), '1')\n"
+        "journal._db.execute('PRAGMA cache_size=1'); journal._db.execute('BEGIN')\n"
+        "for n in range(500): journal._db.execute('INSERT INTO slides VALUES (?,?,?,?,?,0,?,?,?)', "
+        "(str(n), str(n), 'x' * 2000, 'queued', '', '', '', ''))\n"
+        "os._exit(9)"
+    )
+    assert subprocess.run([sys.executable, "-c", code, tmp_path], check=False).returncode == 9
+    assert (tmp_path / "journal.sqlite-journal").stat().st_size > 0
+    assert [one["slide"] for one in json.loads(status_text(tmp_path, as_json=True))["slides"]] == ["a"]

@@ -84,7 +84,8 @@ class Journal:
         self.path = folder / NAME
         with self._explained():
             if read_only:
-                uri = f"{self.path.absolute().as_uri()}?mode=ro"
+                # Not "ro", which could not undo what a kill left half-written. Without the right to write it is that.
+                uri = f"{self.path.absolute().as_uri()}?mode=rw"
                 self._db = sqlite3.connect(uri, uri=True, timeout=timeout_s)
             else:
                 self._db = self._open(timeout_s)
