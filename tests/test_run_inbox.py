@@ -126,3 +126,74 @@ def test_a_fifo_is_told_like_a_file_so_that_somebody_learns_of_it(inbox: Inbox) 
     os.mkfifo(inbox.folder / "pipe.jpg")
     inbox.scan(0)
     assert names(inbox.scan(5)) == ["pipe.jpg"]
+
+
+@pytest.mark.parametrize("marker", ["done", "DONE", "done.txt"])
+def test_a_marker_may_be_written_as_windows_writes_it(inbox: Inbox, marker: str) -> None:
+    (inbox.folder / "slide").mkdir()
+    (inbox.folder / "slide" / "1.jpg").write_bytes(b"1")
+    (inbox.folder / "slide" / marker).touch()
+    inbox.scan(0)
+    assert names(inbox.scan(5)) == ["slide"]
+
+
+def test_what_lies_beside_pictures_is_not_told_but_the_slide_sheet_is(inbox: Inbox) -> None:
+    for name in ("notes.txt", "protocol.pdf", "slides.csv", "other.csv"):
+        (inbox.folder / name).write_bytes(b"1")
+    (inbox.folder / "papers").mkdir()
+    (inbox.folder / "papers" / "notes.txt").write_bytes(b"1")
+    inbox.scan(0)
+    assert names(inbox.scan(1000)) == ["slides.csv"]
+
+
+def test_one_bad_link_in_a_folder_does_not_hide_the_folder(inbox: Inbox, tmp_path: Path) -> None:
+    slide = inbox.folder / "slide"
+    slide.mkdir()
+    (slide / "1.jpg").write_bytes(b"1")
+    (slide / "2.jpg").symlink_to(slide / "nowhere.jpg")
+    (tmp_path / "outside.jpg").write_bytes(b"1")
+    (slide / "3.jpg").symlink_to(tmp_path / "outside.jpg")
+    inbox.scan(0)
+    (told,) = inbox.scan(300)
+    assert [name for name, _, _ in told.signature] == ["1.jpg"]
+
+
+def test_a_link_to_the_inbox_itself_is_refused_and_said_once(inbox: Inbox, caplog: pytest.LogCaptureFixture) -> None:
+    (inbox.folder / "a.jpg").write_bytes(b"1")
+    (inbox.folder / "endless").symlink_to(inbox.folder)
+    (inbox.folder / "above").symlink_to(inbox.folder.parent)
+    inbox.scan(0)
+    assert names(inbox.scan(1000)) == ["a.jpg"]
+    assert len(caplog.records) == 2
+
+
+def test_a_whole_slide_file_settles_with_its_folder_and_is_one_entry(inbox: Inbox) -> None:
+    (inbox.folder / "scan.mrxs").write_bytes(b"1")
+    (inbox.folder / "scan").mkdir()
+    (inbox.folder / "scan" / "Data0000.dat").write_bytes(b"1")
+    inbox.scan(0)
+    (inbox.folder / "scan" / "Data0001.dat").write_bytes(b"1")
+    assert inbox.scan(5) == []  # still being copied
+    (told,) = inbox.scan(10)
+    assert told.path.name == "scan.mrxs"
+    assert inbox.holds(told.path)
+    assert not inbox.changed(told)
+    (inbox.folder / "scan" / "Data0001.dat").write_bytes(b"12")
+    assert inbox.changed(told)
+
+
+def test_a_folder_that_is_copied_before_its_whole_slide_file_is_no_slide(inbox: Inbox) -> None:
+    (inbox.folder / "scan").mkdir()
+    (inbox.folder / "scan" / "Slidedat.ini").write_bytes(b"1")
+    (inbox.folder / "scan" / "Data0000.dat").write_bytes(b"1")
+    inbox.scan(0)
+    assert inbox.scan(1000) == []
+
+
+def test_everything_is_told_again_when_asked(inbox: Inbox) -> None:
+    (inbox.folder / "a.jpg").write_bytes(b"1")
+    inbox.scan(0)
+    inbox.scan(5)
+    inbox.tell_again()
+    assert names(inbox.scan(6)) == ["a.jpg"]
+    assert inbox.scan(7) == []
