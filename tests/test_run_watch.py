@@ -415,15 +415,16 @@ def test_a_whole_slide_file_is_moved_with_what_belongs_to_it(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EMFILE])
+@pytest.mark.parametrize("step", ["__init__", "schedule", "start"])
 def test_without_file_events_it_looks_at_intervals_and_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, number: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, number: int, step: str
 ) -> None:
     from watchdog.observers import Observer
 
-    def limit(self: object) -> None:
+    def limit(*_: object, **__: object) -> None:
         raise OSError(number, "inotify limit reached")
 
-    monkeypatch.setattr(Observer, "start", limit)
+    monkeypatch.setattr(Observer, step, limit)
     with _events(tmp_path, wanted=True) as wake:
         assert not wake.is_set()
     assert "looking at intervals instead" in caplog.text

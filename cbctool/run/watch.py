@@ -631,8 +631,8 @@ def _events(inbox: Path, wanted: bool) -> Iterator[threading.Event]:
 
     told = _LostEvents(logging.WARNING)
     library = logging.getLogger("watchdog")
-    observer = Observer()
     try:
+        observer = Observer()
         observer.schedule(Wake(), str(inbox), recursive=False)
         observer.start()
     except OSError as error:  # inotify's limits, or a file system without events
