@@ -26,7 +26,7 @@ from cbctool.records import CLASSES, CROP_PX, Scores, WeightsInfo
 logger = logging.getLogger(__name__)
 
 _CPU_BATCH = 32
-"""Crops per forward pass: the activations of the widest layer are 2.4 MB (32 x 24 x 28 x 28 floats). Cells per second of
+"""Crops per forward pass: the activations of the widest layer are 2.4 MB (32 x 24 x 28 x 28 floats). Cells a second of
 one core's time, medians, `Classifier(batch_size=N)` in turn: 1,379 with 8, 1,696 with 16, 2,090 with 32, 1,850 with 64,
 1,613 with 128; two Python threads with a forward pass each gain nothing over two of torch's own."""
 
