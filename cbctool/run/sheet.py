@@ -90,7 +90,8 @@ def parse_sheet(data: bytes, shown: str) -> dict[str, SheetRow]:
     try:
         rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
     except csv.Error as error:
-        raise UsageError(f"{shown} is not valid CSV: {error}.", "Check its quotation marks.") from None
+        # The parser's own words quote the separator, which may be a tab.
+        raise UsageError(f"{shown} is not valid CSV: {printable(error)}.", "Check its quotation marks.") from None
     lines = [(number, row) for number, row in enumerate(rows, start=1) if any(entry.strip() for entry in row)]
     if not lines:
         raise UsageError(f"{shown} is empty.", f"Give it a header row with any of {', '.join(COLUMNS)}.")
