@@ -381,6 +381,29 @@ def test_tables_that_cannot_be_written_now_are_written_at_the_next_look(
     assert any(row["slide"] == "spoilt" for row in table(lab.out / "failures.csv"))
 
 
+def test_tables_that_a_crash_came_before_are_written_at_the_start(lab: Lab) -> None:
+    lab.put("early.png")
+    lab.turn()
+    (lab.out / "summary.csv").write_text("slide\n")
+    lab.start()
+    lab.turn()
+    assert "early" in {row["slide"] for row in table(lab.out / "summary.csv")}
+
+
+def test_reports_that_cannot_be_reached_are_waited_for(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*_: object) -> None:
+        raise OSError(errno.EHOSTDOWN, "Host is down")
+
+    lab.put("patient.png")
+    with monkeypatch.context() as away:
+        away.setattr(room, "with_twins_named", unreachable)
+        lab.turn()
+        assert "Host is down" in lab.watcher.paused
+        assert lab.states() == {"patient": "queued"}
+    lab.turn()
+    assert lab.states() == {"patient": "done"}
+
+
 # ------------------------------------------------------------------------------------------------ its small parts
 
 

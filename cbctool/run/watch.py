@@ -112,12 +112,12 @@ def watch(
         if folder is not None and folder.resolve().is_relative_to(inbox.resolve()):
             raise UsageError(f"{folder} lies inside the inbox {inbox}.", "Choose a folder outside it.")
     with (
+        suppress(StopWatching),
         _only_one(settings.out),
         _stoppable(),
         Journal(settings.out) as journal,
         Analyser(settings) as analyser,
         _events(inbox, options.events) as wake,
-        suppress(StopWatching),
     ):
         watcher = _Watcher(inbox, journal, analyser, options, on_outcome)
         try:
@@ -155,8 +155,10 @@ class _Watcher:
         self.options = options
         self.on_outcome = on_outcome
         self.due: dict[str, float] = {}  # slide -> monotonic time of its next try
-        self.renewed: set[str] = set()  # slides that the tables do not know in their last state
-        self.news: list[Failure] = []  # and what failed of them
+        self.news: dict[
+            str, tuple[Failure, ...]
+        ] = {}  # slides that the tables lack in their last state; their failures
+        self.tables_due = True  # a crash may have come before the tables
         self.counts: Mapping[str, int] = {}
         self.last_beat = 0.0
         self.beating = True
@@ -167,15 +169,19 @@ class _Watcher:
     def turn(self) -> bool:
         """One look, and at most one batch of work; True where more is queued.
 
-        An output folder that fails, a locked journal and a full disk are waited for: nothing is lost meanwhile.
+        An output folder that fails or cannot be reached, a locked journal and a full disk are waited for: nothing is
+        lost meanwhile.
         """
         try:
+            if self.paused:
+                self.journal.hand_back()  # what could not be, when the fault came
             busy = self._turn()
-        except OutputError as error:
+        except (OutputError, OSError) as error:
+            reason = error.message if isinstance(error, OutputError) else str(error)
             if not self.paused:
-                logger.warning("waiting: %s", error.message)
-            self.paused = error.message
-            self.beat(f"waiting: {self.paused}")
+                logger.warning("waiting: %s", reason)
+            self.paused = reason
+            self.beat(f"waiting: {reason}")
             return False
         if self.paused:
             logger.warning("going on")
@@ -206,7 +212,7 @@ class _Watcher:
             if short := self._short_of_space():
                 raise OutputError(short, "Free some space.")
             self._analyse(batch)
-        if self.renewed:
+        if self.tables_due or self.news:
             self._write_tables()
         return bool(batch)
 
@@ -333,7 +339,7 @@ class _Watcher:
                 self.on_outcome(outcome)
                 if time.monotonic() - self.last_beat > 5.0:
                     self.beat("analysing")
-        except OutputError:  # disk full, rights lost
+        except (OutputError, OSError):  # disk full, rights lost
             self.journal.hand_back()
             raise
 
@@ -365,33 +371,36 @@ class _Watcher:
             logger.info("%s: %s", name, note)
         slide = dataclasses.replace(slide, name=name, paths=inside)
         row = self.sheet.row(name)
-        return (slide if row is None else with_row(slide, row)), failures
+        return (slide if row is None else with_row(slide, row)), tuple(
+            dataclasses.replace(one, slide=name) for one in failures
+        )
 
     def _done(self, entry: Entry, failures: tuple[Failure, ...]) -> None:
         self.journal.finish(entry.slide, "; ".join(failure.error for failure in failures))
-        (self.out / SET_ASIDE / f"{folder_name(entry.slide)}.txt").unlink(missing_ok=True)
-        self.renewed.add(entry.slide)
-        self.news += failures
+        self._note(entry.slide).unlink(missing_ok=True)
+        self.news[entry.slide] = failures
         self._move(entry, self.options.move_done)
 
     def _failed(self, entry: Entry, failures: tuple[Failure, ...], tries: int | None = None) -> None:
         tries = tries or entry.attempts + 1
         reason = "; ".join(f"{failure.error} {failure.advice}" for failure in failures) or "nothing to analyse"
-        self.journal.fail(entry.slide, reason)
-        self.renewed.add(entry.slide)
-        self.news += failures
+        self.news[entry.slide] = failures
         if tries <= len(self.options.retry_waits_s):
-            self.due[entry.slide] = time.monotonic() + self.options.retry_waits_s[tries - 1]
             logger.warning("%s: try %d failed: %s", entry.slide, tries, reason)
+            self.journal.fail(entry.slide, reason)
+            self.due[entry.slide] = time.monotonic() + self.options.retry_waits_s[tries - 1]
             return
         logger.error("%s: set aside after %d tries: %s", entry.slide, tries, reason)
-        note = self.out / SET_ASIDE / f"{folder_name(entry.slide)}.txt"
+        note = self._note(entry.slide)
+        note.parent.mkdir(exist_ok=True)
         advice = "Change or touch the file to have it tried again."
-        text = f"{printable(entry.path)}\n{reason}\nTried {tries} times. {advice}\n"
-        with suppress(OSError):
-            note.parent.mkdir(exist_ok=True)
-        manifest.write_atomically(note, text)
+        manifest.write_atomically(note, f"{printable(entry.path)}\n{reason}\nTried {tries} times. {advice}\n")
+        self.journal.fail(entry.slide, reason)
         self._move(entry, self.options.move_failed)
+
+    def _note(self, slide: str) -> Path:
+        """Where the reason stands for which a slide was set aside."""
+        return self.out / SET_ASIDE / f"{folder_name(slide)}.txt"
 
     def _write_tables(self) -> None:
         """The tables over all slides; what cannot be written now (open in a spreadsheet, disk full) is next time."""
@@ -400,8 +409,9 @@ class _Watcher:
             for entry in self.journal.entries(State.FAILED)
             if entry.attempts
         ]
-        write_tables(self.out, failed, self.news, self.renewed, self.analyser)
-        self.renewed, self.news = set(), []
+        failures = list(itertools.chain.from_iterable(self.news.values()))
+        write_tables(self.out, failed, failures, list(self.news), self.analyser)
+        self.news, self.tables_due = {}, False
 
     def _move(self, entry: Entry, folder: Path | None) -> None:
         """Put a slide's original where it was asked to go, unless it has changed since it was analysed."""
