@@ -15,6 +15,7 @@ from cbctool.imaging.calibrate import normalise
 from cbctool.imaging.measure import measure_cells
 from cbctool.imaging.nucleated import NucleatedOptions, find_smudges, part_by_nuclei, without_appendages
 from cbctool.imaging.platelets import PlateletOptions, find_platelets
+from cbctool.imaging.red_cells import RedCellOptions, find_red_cells
 from cbctool.imaging.segment import segment
 from cbctool.imaging.split import fill_holes, solidity, split_clump
 from cbctool.imaging.stain import align_channels, is_colourless, optical_density, red_cell_colour, stain_densities
@@ -230,6 +231,20 @@ def test_fused_cells_are_two_where_both_nuclei_fill_them(nucleus_um, cells):
     found = part_by_nuclei(cell > 0, nuclei, 0.25, NucleatedOptions())
     assert len(found) == cells
     assert (np.sum(found, axis=0) == cell).all()
+
+
+def test_a_red_cell_with_an_open_pallor_is_found():
+    density = np.zeros((120, 120, 3), np.uint8)
+    cv2.circle(density, (60, 60), 15, (20, 40, 40), -1)
+    cv2.circle(density, (60, 60), 9, (0, 0, 0), -1)
+    density[57:64, 60:] = 0  # the ring is broken
+    density = cv2.GaussianBlur(density, (3, 3), 0)
+    foreground = (density[..., 1] > 12).astype(np.uint8)
+    nothing = np.zeros((120, 120), np.int32)
+    outlines = find_red_cells(density, foreground, nothing, 40.0, 0.25, RedCellOptions())
+    assert len(outlines) == 1
+    assert outlines[0].mean(axis=0) == pytest.approx((60, 60), abs=3)
+    assert np.ptp(outlines[0], axis=0) == pytest.approx((30, 30), abs=5)
 
 
 def test_a_rim_is_no_platelet():

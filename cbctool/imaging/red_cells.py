@@ -40,6 +40,9 @@ class RedCellOptions:
         Smaller bodies are not counted.
     hole_um2 : float
         Holes up to this size are central pallor: 5.6 um across, three quarters of a cell.
+    pallor_um, ring : float
+        Where edges vote for a centre on bare ground, the pallor of a cell whose ring is open, or too wide to be filled,
+        is filled to this radius if more than this share of the ground twice as far around it absorbs.
     vote_um_per_px : float
         Scale of the votes: a cell's radius is 7.5 px.
     vote_um : tuple of float
@@ -75,6 +78,8 @@ class RedCellOptions:
 
     min_um2: float = 8.0
     hole_um2: float = 25.0
+    pallor_um: float = 2.5
+    ring: float = 0.2
     vote_um_per_px: float = 0.5
     vote_um: tuple[float, float] = (2.8, 3.8)
     edge_share: float = 0.12
@@ -90,7 +95,7 @@ class RedCellOptions:
     min_support: float = 0.55
     same_cell: float = 0.65
     own: float = 0.4
-    min_depth: float = 0.45
+    min_depth: float = 0.48
 
 
 def find_red_cells(
@@ -140,7 +145,7 @@ def find_red_cells(
 def _seeds(
     absorbance: NDArray[Any], mask: NDArray[Any], red_level: float, um: float, options: RedCellOptions
 ) -> NDArray[Any]:
-    """Centres (n, 2) that the edges vote for, and one per body that has none."""
+    """Centres (n, 2) that the edges vote for, and one per body that has none; open pallor is filled in ``mask``."""
     zoom = um / options.vote_um_per_px
     height, width = max(1, round(mask.shape[0] * zoom)), max(1, round(mask.shape[1] * zoom))
     small = cv2.resize(absorbance, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32)
@@ -169,9 +174,16 @@ def _seeds(
     has_seed = np.zeros(len(stats), bool)
     if len(found):
         place = np.clip(np.rint(found).astype(int), 0, np.array(mask.shape) - 1)
-        on_mask = labels[place[:, 0], place[:, 1]]
-        has_seed[on_mask] = True
-        found = found[on_mask > 0]
+        reach = round(options.pallor_um / um)
+        kept = np.ones(len(found), bool)
+        for index in np.flatnonzero(mask[place[:, 0], place[:, 1]] == 0):
+            row, col = place[index]
+            window = mask[max(row - 2 * reach, 0) : row + 2 * reach + 1, max(col - 2 * reach, 0) : col + 2 * reach + 1]
+            kept[index] = window.mean() > options.ring
+            if kept[index]:
+                cv2.circle(mask, (int(col), int(row)), reach, 1, -1)
+        has_seed[labels[place[:, 0], place[:, 1]]] = True
+        found = found[kept]
     has_seed[0] = True
     alone = ~has_seed & (stats[:, cv2.CC_STAT_AREA] * um**2 >= options.min_um2)
     return np.concatenate([found.reshape(-1, 2), centroids[alone][:, ::-1].reshape(-1, 2)])
