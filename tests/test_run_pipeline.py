@@ -18,10 +18,10 @@ import pytest
 from written import numbers, table
 
 from cbctool.errors import ExitCode, InputError, OutputError, UsageError, WeightsError
-from cbctool.records import Failure
+from cbctool.records import Failure, Slide
 from cbctool.run import manifest
 from cbctool.run.analyse import RunReport, analyse
-from cbctool.run.pipeline import Analyser, Settings, SlideDone, slide_scale
+from cbctool.run.pipeline import Analyser, Settings, SlideDone, file_sizes, hash_inputs, slide_scale
 from cbctool.run.pool import Pool
 
 PER_SLIDE = {"report.pdf", "differential.csv", "cells.csv", "result.json", "manifest.json", "report.html"}
@@ -253,6 +253,18 @@ def test_bad_input_and_output(drawn_slides: Path, tmp_path: Path) -> None:
         analyse(drawn_slides, Settings(out=drawn_slides / "out"))
     with pytest.raises(OutputError):
         analyse(drawn_slides, Settings(out=tmp_path / "file" / "out"))
+
+
+def test_a_whole_slide_file_of_many_files_is_told_by_all_of_them(tmp_path: Path) -> None:
+    (tmp_path / "scan").mkdir()
+    (tmp_path / "scan.mrxs").write_bytes(b"index")
+    (tmp_path / "scan" / "Data0000.dat").write_bytes(b"pixels")
+    slide = Slide("scan", tmp_path, (tmp_path / "scan.mrxs",), whole_slide=True)
+    before = hash_inputs(slide)
+    assert set(before) == {"scan.mrxs", "scan/Data0000.dat"}
+    assert file_sizes(slide) == (5, 6)
+    (tmp_path / "scan" / "Data0000.dat").write_bytes(b"others")
+    assert hash_inputs(slide) != before
 
 
 def test_a_slides_scale_is_the_median_of_its_fields() -> None:

@@ -27,7 +27,7 @@ from cbctool import __version__
 from cbctool.errors import CalibrationError, CbctoolError, OutputError, WeightsError
 from cbctool.records import Failure, FieldResult, Scale, ScaleSource, Scores, Slide, TileMap
 from cbctool.run import manifest
-from cbctool.run.discover import field_name, folder_name
+from cbctool.run.discover import field_name, folder_name, slide_files
 from cbctool.run.parcel import Parcel
 from cbctool.run.pool import Pool, WorkerLostError, open_pool
 from cbctool.run.tasks import (
@@ -490,7 +490,7 @@ def report_style(profile: Profile) -> ReportStyle:
 def hash_inputs(slide: Slide) -> dict[str, str]:
     """SHA-256 of each of a slide's files, by field name; "" for one that cannot be read (its field will say why)."""
     hashes = {}
-    for path in slide.paths:
+    for path in slide_files(slide):
         try:
             hashes[field_name(slide, path)] = manifest.hash_file(path) if path.is_file() else ""
         except OSError:
@@ -501,7 +501,7 @@ def hash_inputs(slide: Slide) -> dict[str, str]:
 def file_sizes(slide: Slide) -> tuple[int, ...]:
     """Sizes of a slide's files in bytes, sorted; 0 for one that cannot be looked at."""
     sizes = []
-    for path in slide.paths:
+    for path in slide_files(slide):
         try:
             sizes.append(path.stat().st_size)
         except OSError:
