@@ -31,10 +31,9 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from cbctool.imaging.segment import Segmentation
-from cbctool.imaging.split import solidity, split_clump
+from cbctool.imaging.split import part_windows, solidity, split_clump
 from cbctool.imaging.stain import DENSITY_UNIT
 from cbctool.records import Cell, CellKind
 
@@ -113,7 +112,8 @@ def _red_cells(segmentation: Segmentation, height_px: int, width_px: int) -> lis
 
 def _nucleated_and_platelets(segmentation: Segmentation, height_px: int, width_px: int) -> list[dict[str, Any]]:
     labels, nuclei = segmentation.cell_labels, segmentation.nuclei
-    boxes = ndimage.find_objects(labels)
+    windows = part_windows(labels)
+    boxes = [windows[number] for number in range(1, len(windows) + 1)]
     measured = _shapes(labels, boxes, segmentation, height_px, width_px)
     for index, (measures, kind) in enumerate(zip(measured, segmentation.kinds, strict=True)):
         measures["kind"] = kind

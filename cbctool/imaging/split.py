@@ -18,7 +18,7 @@ def disk(radius_px: float) -> NDArray[Any]:
 def connected_parts(mask: NDArray[Any], connectivity: int = 4) -> tuple[NDArray[Any], NDArray[Any]]:
     """Label the connected parts of a mask and count their pixels.
 
-    A third of the time of OpenCV's ``connectedComponentsWithStats``, whose boxes and centres are seldom wanted.
+    Half the time of OpenCV's ``connectedComponentsWithStats``, whose boxes and centres are seldom wanted.
 
     Parameters
     ----------
@@ -34,7 +34,37 @@ def connected_parts(mask: NDArray[Any], connectivity: int = 4) -> tuple[NDArray[
         Pixels of each label, of 0 first.
     """
     count, labels = cv2.connectedComponents(mask, connectivity=connectivity)
-    return np.asarray(labels), np.bincount(labels.ravel(), minlength=count)
+    inside = labels.ravel()[np.flatnonzero(mask != 0)]
+    area = np.bincount(inside, minlength=count)
+    area[0] = labels.size - len(inside)
+    return np.asarray(labels), area
+
+
+def part_windows(labels: NDArray[Any]) -> dict[int, tuple[slice, slice]]:
+    """Smallest window around each label that occurs; what is 0 costs nearly nothing.
+
+    Parameters
+    ----------
+    labels : (h, w) int array
+
+    Returns
+    -------
+    mapping of int to (slice, slice)
+        Rows and columns, by label.
+    """
+    place = np.flatnonzero(labels > 0)
+    label = labels.ravel()[place]
+    order = np.argsort(label.astype(np.uint16) if label.size and label.max() < 65536 else label, kind="stable")
+    label = label[order]
+    if len(label) == 0:
+        return {}
+    rows, cols = np.divmod(place[order], labels.shape[1])
+    first = np.flatnonzero(np.diff(label, prepend=0))
+    ends = [edge.reduceat(line, first) for line in (rows, cols) for edge in (np.minimum, np.maximum)]
+    return {
+        number: (slice(top, bottom + 1), slice(left, right + 1))
+        for number, top, bottom, left, right in zip(label[first].tolist(), *(end.tolist() for end in ends), strict=True)
+    }
 
 
 def split_clump(
@@ -121,7 +151,7 @@ def fill_holes(
     ----------
     mask : (h, w) uint8 array of 0 and 1
     max_px : float
-        Holes up to this size are always filled.
+        Holes up to this size, islands in them left out, are always filled.
     likely : (h, w) uint8 array of 0 and 1, optional
         Pixels that probably belong inside; a hole of them up to ``likely_max_px`` is filled too.
 
