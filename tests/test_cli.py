@@ -153,3 +153,15 @@ def test_info_tells_versions_weights_and_formats() -> None:
     assert {".png", ".jpg", ".tif"} <= set(told["formats"])
     profile = cbctool("info", "--profile")
     assert "preferred = 200" in profile.stdout
+
+
+def test_the_log_file_is_rotated(tmp_path: Path) -> None:
+    code = (
+        "import logging, sys; from pathlib import Path; from cbctool.cli import _configure_logging\n"
+        "_configure_logging(quiet=True, verbose=False, log_file=Path(sys.argv[1]))\n"
+        "for _ in range(14): logging.getLogger('cbctool.run').warning('x' * 5_000_000)"
+    )
+    subprocess.run([sys.executable, "-c", code, tmp_path / "log" / "watch.log"], check=True)
+    names = sorted(path.name for path in (tmp_path / "log").iterdir())
+    assert names == ["watch.log", *(f"watch.log.{number}" for number in range(1, 6))]
+    assert all(path.stat().st_size <= 10_000_000 for path in (tmp_path / "log").iterdir())
