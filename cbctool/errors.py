@@ -86,5 +86,11 @@ class OutputError(CbctoolError):
     exit_code = ExitCode.OUTPUT
 
 
+class ReportInUseError(CbctoolError):
+    """One slide's earlier report cannot be replaced, since somebody has it open; the other slides go on."""
+
+    exit_code = ExitCode.OUTPUT
+
+
 class TrainingDataError(UsageError):
     """The folder of training pictures has a fault that would spoil the result."""

@@ -60,6 +60,21 @@ def test_a_full_disk_stops_the_run_and_a_larger_one_completes_it(drawn_slides: P
     assert len(table(out / "summary.csv")) == 2
 
 
+def test_a_report_that_somebody_has_open_costs_its_own_slide_alone(
+    drawn_slides: Path, small_disk: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    slides = tmp_path_factory.mktemp("slides")
+    picture = (drawn_slides / "single.png").read_bytes()
+    (slides / f"{small_disk.name}.png").write_bytes(picture)  # its report's place cannot be renamed: as open on Windows
+    (slides / "free.png").write_bytes(picture + b"free")
+    report = analyse(slides, Settings(out=small_disk.parent, jobs=1))
+    assert (report.slides_done, report.slides_failed) == (1, 1)
+    (failure,) = report.failures
+    assert failure.slide == small_disk.name
+    assert "cannot be replaced" in failure.error
+    assert not list(small_disk.parent.glob(".partial-*"))
+
+
 def test_rights_lost_in_mid_run_lose_nothing(drawn_slides: Path, small_disk: Path) -> None:
     remount(small_disk, "size=200m")
     out = small_disk / "reports"

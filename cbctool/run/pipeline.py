@@ -453,7 +453,8 @@ class _Run:
             if isinstance(error, WorkerLostError) and attempt < ATTEMPTS_AFTER_LOSS:
                 self._submit_report(in_hand, evidence, attempt + 1)
                 return FieldsProgress(0, 0)
-            logger.error("%s: the report could not be written: %s", in_hand.slide.name, error, exc_info=error)
+            unexpected = None if isinstance(error, CbctoolError) else error
+            logger.error("%s: the report could not be written: %s", in_hand.slide.name, error, exc_info=unexpected)
             failure = failure_of(in_hand.slide.name, in_hand.slide.name, error)
             return SlideFailed(in_hand.slide, (*_in_order(in_hand.failures), failure))
         return SlideDone(
