@@ -169,15 +169,15 @@ class _Watcher:
     def turn(self) -> bool:
         """One look, and at most one batch of work; True where more is queued.
 
-        An output folder that fails or cannot be reached, a locked journal and a full disk are waited for: nothing is
-        lost meanwhile.
+        An output folder that fails or cannot be reached, a locked journal, a full disk and a slide sheet with a fault
+        are waited for: nothing is lost, tried or given up meanwhile.
         """
         try:
             if self.paused:
                 self.journal.hand_back()  # what could not be, when the fault came
             busy = self._turn()
-        except (OutputError, OSError) as error:
-            reason = error.message if isinstance(error, OutputError) else str(error)
+        except (CbctoolError, OSError) as error:
+            reason = error.message if isinstance(error, CbctoolError) else str(error)
             if not self.paused:
                 logger.warning("waiting: %s", reason)
             self.paused = reason
@@ -194,6 +194,8 @@ class _Watcher:
         if not self.inbox.reachable:
             self.beat("inbox unreachable")
             return False
+        if any(settled.path.name == SHEET_NAME for settled in arrived) and self.sheet.look():
+            self.inbox.tell_again()  # a slide whose row has changed has another signature now
         try:
             for settled in arrived:
                 self._queue(settled)
@@ -201,6 +203,8 @@ class _Watcher:
             for settled in arrived:  # nothing that could not be written down is forgotten
                 self.inbox.forget(settled.path)
             raise
+        if self.sheet.fault:
+            raise UsageError(self.sheet.fault)
         for slide in [slide for slide, at in self.due.items() if at <= now]:
             entry = self.journal.named(slide)
             if entry is not None and entry.state == State.FAILED and self.inbox.holds(Path(entry.path)):
@@ -221,8 +225,6 @@ class _Watcher:
     def _queue(self, settled: Settled) -> None:
         path = settled.path
         if path.name == SHEET_NAME:
-            if self.sheet.changed():
-                self.inbox.tell_again()  # whose row has changed has another signature now
             return
         before = self.journal.at(path)
         name = before.slide if before is not None else self._name(path)
@@ -348,8 +350,8 @@ class _Watcher:
 
         Raises
         ------
-        InputError, UsageError
-            If it cannot be one, or the sheet has a fault.
+        InputError
+            If it cannot be one.
         """
         folder = path.is_dir()
         found = discover_slides(path, one_slide=name if folder else None)
@@ -454,58 +456,40 @@ class _Watcher:
 
 
 class _Sheet:
-    """The inbox's slide sheet, read again when it has changed."""
+    """The inbox's slide sheet as it was when it last came to rest."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.stamp: tuple[int, int] | None = None
-        self.told: tuple[int, int] | None = None
         self.rows: Mapping[str, SheetRow] = {}
-        self.fault: CbctoolError | None = None
+        self.fault = ""
+        self.look()
 
-    def row(self, slide: str) -> SheetRow | None:
-        """What the sheet says of a slide.
-
-        Raises
-        ------
-        InputError, UsageError
-            If the sheet has a fault.
-        """
-        self._look()
-        if self.fault is not None:
-            raise self.fault
-        return self.rows.get(unicodedata.normalize("NFC", slide))
-
-    def words(self, slide: str) -> list[object] | str:
-        """The same, or the sheet's fault, as what can be compared over restarts."""
-        try:
-            row = self.row(slide)
-        except CbctoolError as error:
-            return error.message
-        # Not the row's number: a row put in above changes nothing for those below.
-        return [] if row is None else list(dataclasses.asdict(dataclasses.replace(row, row=0)).values())
-
-    def changed(self) -> bool:
-        """Whether the sheet is another than at the last time of asking."""
-        self._look()
-        before, self.told = self.told, self.stamp
-        return before != self.stamp
-
-    def _look(self) -> None:
+    def look(self) -> bool:
+        """Read it if it is another than before, and tell whether it was; a fault is kept until it is mended."""
         try:
             status = self.path.stat()
-            stamp = (status.st_mtime_ns, status.st_size)
-        except OSError:
-            self.stamp, self.rows, self.fault = None, {}, None
-            return
+        except OSError:  # there is none, or the share is away: what was known holds until a restart
+            return False
+        stamp = (status.st_mtime_ns, status.st_size)
         if stamp == self.stamp:
-            return
-        self.stamp, self.rows, self.fault = stamp, {}, None
+            return False
+        self.stamp, self.fault = stamp, ""
         try:
             self.rows = {unicodedata.normalize("NFC", name): row for name, row in read_sheet(self.path).items()}
         except CbctoolError as error:
-            logger.warning("%s", error)
-            self.fault = error
+            self.fault = str(error)
+        return True
+
+    def row(self, slide: str) -> SheetRow | None:
+        """What the sheet says of a slide."""
+        return self.rows.get(unicodedata.normalize("NFC", slide))
+
+    def words(self, slide: str) -> list[object]:
+        """The same, as what can be compared over restarts."""
+        row = self.row(slide)
+        # Not the row's number: a row put in above changes nothing for those below.
+        return [] if row is None else list(dataclasses.asdict(dataclasses.replace(row, row=0)).values())
 
 
 def move_into(source: Path, folder: Path) -> Path:
