@@ -137,10 +137,12 @@ def _segment(
     rgb: NDArray[Any], background: calibrate.Background, um_per_px: float, options: SegmentOptions
 ) -> Segmentation:
     """Segment a field of which only the working copy is normalised."""
-    small = working_copy(rgb, um_per_px, options.working_um_per_px)
-    height, width = small.shape[:2]
+    # no name for the copy, so that it can go as soon as it is not needed any more
+    found = segment(
+        background.apply(working_copy(rgb, um_per_px, options.working_um_per_px)), options.working_um_per_px, options
+    )
+    height, width = found.azure.shape
     per_row, per_col = rgb.shape[0] / height, rgb.shape[1] / width
-    found = segment(background.apply(small), options.working_um_per_px, options, background.surround(height, width))
     return replace(found, um_per_px=um_per_px * (per_row * per_col) ** 0.5, px_per_row=per_row, px_per_col=per_col)
 
 

@@ -134,7 +134,8 @@ def segment(
     options = options or SegmentOptions()
     small = working_copy(rgb, um_per_px, options.working_um_per_px)
     height, width = small.shape[:2]
-    um = um_per_px * float(np.sqrt(rgb.shape[0] * rgb.shape[1] / (height * width)))
+    px_per_row, px_per_col = rgb.shape[0] / height, rgb.shape[1] / width
+    um = um_per_px * float(np.sqrt(px_per_row * px_per_col))
     density = optical_density(small)
     # before the channels are aligned: what was drawn has no aberration, but would pass for a cell's edges
     colourless = is_colourless(density)
@@ -143,6 +144,7 @@ def segment(
         _log.info("a grey picture: nuclei are told by density alone, and neither drawings nor precipitate are told")
     else:
         drawn, drawn_reasons = find_drawn(rgb, density, um, options.artefacts)
+    del rgb, small  # the largest arrays of all
     if drawn_reasons:
         density = np.where(drawn[..., np.newaxis] > 0, np.uint8(0), density)
     density = cv2.GaussianBlur(align_channels(density), (3, 3), 0)
@@ -185,8 +187,8 @@ def segment(
     np.add(platelet_labels, nucleated, out=cell_labels, where=platelet_labels > 0)
     return Segmentation(
         um,
-        rgb.shape[0] / height,
-        rgb.shape[1] / width,
+        px_per_row,
+        px_per_col,
         density,
         azure,
         cell_labels,

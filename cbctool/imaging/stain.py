@@ -63,37 +63,11 @@ def align_channels(density: NDArray[Any]) -> NDArray[Any]:
     """
     height, width = density.shape[:2]
     planes = list(cv2.split(density))
-    slope_x = cv2.Sobel(planes[1], cv2.CV_16S, 1, 0)
-    slope_y = cv2.Sobel(planes[1], cv2.CV_16S, 0, 1)
-    edge = cv2.add(cv2.convertScaleAbs(slope_x), cv2.convertScaleAbs(slope_y)) > 16
-    wide = cv2.blur(density, (9, 9))
-    edge &= cv2.extractChannel(wide, 1) > 4
-    place = np.flatnonzero(edge)
-    if len(place) < 200:
-        return density
-    place = place[:: max(1, len(place) // 14000)]  # there are thousands of edge pixels, and 8000 are enough
-    local = wide.reshape(-1, 3)[place].astype(np.float32)
-    azure = local[:, 0] + local[:, 1] - local[:, 2]
-    chosen = azure <= np.percentile(azure, 60)
-    place, local = place[chosen], local[chosen].astype(float)
-    rows, cols = np.divmod(place, width)
-    green, dx, dy = (plane.ravel()[place].astype(float) for plane in (planes[1], slope_x, slope_y))
-    y, x = (rows - height / 2) / width, (cols - width / 2) / width
-    follows = np.stack([green, dx / 8, dy / 8, (dx * x + dy * y) / 8])
-    for channel in (0, 2):
-        design = np.vstack([local[:, channel] / np.maximum(local[:, 1], 1) * follows, np.ones(len(place))])
-        target = planes[channel].ravel()[place].astype(float)
-        solution = _least_squares(design, target)
-        residual = np.abs(target - solution @ design)
-        kept = residual <= 3 * np.median(residual) + 1e-6
-        solution = _least_squares(design[:, kept], target[kept])
-        if solution[0] < 0.3:  # this channel does not follow green: nothing to align
+    for channel, (shift_x, shift_y, grow) in _displacements(density).items():
+        if max(abs(shift_x), abs(shift_y)) + abs(grow) / 2 < _SEEN_PX:
             continue
-        shift_x, shift_y, grow = np.clip(solution[1:4] / solution[0], -1.5, 1.5)
         grow /= width
-        back = np.array(
-            [[1 - grow, 0, -shift_x + grow * width / 2], [0, 1 - grow, -shift_y + grow * height / 2]], dtype=np.float64
-        )
+        back = np.array([[1 - grow, 0, -shift_x + grow * width / 2], [0, 1 - grow, -shift_y + grow * height / 2]])
         planes[channel] = cv2.warpAffine(
             planes[channel],
             back,
@@ -102,6 +76,45 @@ def align_channels(density: NDArray[Any]) -> NDArray[Any]:
             borderMode=cv2.BORDER_REPLICATE,
         )
     return np.asarray(cv2.merge(planes))
+
+
+_SEEN_PX = 0.03
+"""A displacement below this moves no edge of ordinary steepness, 30 levels a pixel, by a level."""
+
+
+def _displacements(density: NDArray[Any]) -> dict[int, tuple[float, float, float]]:
+    """Shift in x and y, and growth over the width, of the channels that follow green; pixels."""
+    height, width = density.shape[:2]
+    plane = cv2.extractChannel(density, 1)
+    slope_x, slope_y = cv2.Sobel(plane, cv2.CV_16S, 1, 0), cv2.Sobel(plane, cv2.CV_16S, 0, 1)
+    edge = cv2.add(cv2.convertScaleAbs(slope_x), cv2.convertScaleAbs(slope_y)) > 16
+    wide = cv2.blur(density, (9, 9))
+    edge &= cv2.extractChannel(wide, 1) > 4
+    place = np.flatnonzero(edge)
+    if len(place) < 200:
+        return {}
+    place = place[:: max(1, len(place) // 14000)]  # there are thousands of edge pixels, and 8000 are enough
+    local = wide.reshape(-1, 3)[place].astype(np.float32)
+    azure = local[:, 0] + local[:, 1] - local[:, 2]
+    chosen = azure <= np.percentile(azure, 60)
+    place, local = place[chosen], local[chosen].astype(float)
+    rows, cols = np.divmod(place, width)
+    own = density.reshape(-1, 3)[place].astype(float)
+    dx, dy = slope_x.ravel()[place] / 8, slope_y.ravel()[place] / 8
+    y, x = (rows - height / 2) / width, (cols - width / 2) / width
+    follows = np.stack([own[:, 1], dx, dy, dx * x + dy * y])
+    found = {}
+    for channel in (0, 2):
+        design = np.vstack([local[:, channel] / np.maximum(local[:, 1], 1) * follows, np.ones(len(place))])
+        target = own[:, channel]
+        solution = _least_squares(design, target)
+        residual = np.abs(target - solution @ design)
+        kept = residual <= 3 * np.median(residual) + 1e-6
+        solution = _least_squares(design[:, kept], target[kept])
+        if solution[0] >= 0.3:  # below, the channel does not follow green, and there is nothing to align
+            shift_x, shift_y, grow = np.clip(solution[1:4] / solution[0], -1.5, 1.5).tolist()
+            found[channel] = (shift_x, shift_y, grow)
+    return found
 
 
 def _least_squares(design: NDArray[Any], target: NDArray[Any]) -> NDArray[Any]:
