@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -260,23 +260,12 @@ def peak_memory(exclude: Sequence[int] = ()) -> Iterator[list[int]]:
 
     Yields a list whose one item is the peak in bytes.
     """
-    import psutil
-
     peak = [0]
     stop = threading.Event()
-    me = psutil.Process()
-
-    def memory(process: psutil.Process) -> int:
-        try:
-            info = process.memory_full_info()
-            return int(getattr(info, "pss", 0) or info.rss)
-        except psutil.Error:
-            return 0
 
     def sample() -> None:
         while not stop.wait(1.0):  # a look at 1 GB takes 30 ms of the processor: more often would be seen in the timing
-            tree = [me, *(p for p in me.children(recursive=True) if p.pid not in exclude)]
-            peak[0] = max(peak[0], sum(map(memory, tree)))
+            peak[0] = max(peak[0], tree_memory(exclude))
 
     thread = threading.Thread(target=sample, daemon=True)
     thread.start()
@@ -285,6 +274,20 @@ def peak_memory(exclude: Sequence[int] = ()) -> Iterator[list[int]]:
     finally:
         stop.set()
         thread.join()
+
+
+def tree_memory(exclude: Sequence[int] = ()) -> int:
+    """Bytes of this process and its children, without some: PSS where Linux tells it, else resident."""
+    import psutil
+
+    me = psutil.Process()
+    total = 0
+    for process in (me, *me.children(recursive=True)):
+        if process.pid not in exclude:
+            with suppress(psutil.Error):  # ended since
+                info = process.memory_full_info()
+                total += int(getattr(info, "pss", 0) or info.rss)
+    return total
 
 
 def machine() -> str:

@@ -11,8 +11,9 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -23,7 +24,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from cbctool.records import CellKind, Slide
-from cbctool.run.benchmark import peak_memory, render_slides
+from cbctool.run.benchmark import peak_memory, render_slides, tree_memory
 from cbctool.run.discover import discover_slides
 from cbctool.run.parcel import Parcel
 from cbctool.run.pipeline import Analyser, FieldsProgress, Settings, SlideDone, SlideFailed
@@ -281,25 +282,15 @@ def cpu_seconds() -> float:
     return times.user + times.system + times.children_user + times.children_system
 
 
-def _tree() -> Iterator[Any]:
+def tree_cpu_seconds() -> float:
+    """Processor time of this process and its running children."""
     import psutil
 
     me = psutil.Process()
-    yield me
-    yield from me.children(recursive=True)
-
-
-def tree_cpu_seconds() -> float:
-    """Processor time of this process and its running children."""
-    return sum(sum(process.cpu_times()[:2]) for process in _tree())
-
-
-def tree_memory() -> int:
-    """Bytes of this process and its children: proportional set size where Linux tells it, else resident."""
-    total = 0
-    for process in _tree():
-        info = process.memory_full_info()
-        total += int(getattr(info, "pss", 0) or info.rss)
+    total = 0.0
+    for process in (me, *me.children(recursive=True)):
+        with suppress(psutil.Error):  # ended since
+            total += sum(process.cpu_times()[:2])
     return total
 
 
