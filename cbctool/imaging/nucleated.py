@@ -158,8 +158,12 @@ def find_nucleated(
             bodies = fill_holes((here & (gaps[window] == 0)).astype(np.uint8), options.hole_um2 / um**2)
         parts = split_clump(here, options.min_seed_radius_um / um, options.saddle, bodies)
         nuclear = np.bincount(parts[nuclei[window] > 0], minlength=parts.max() + 1) * um**2
-        if small and not one and parts.max() > 1 and nuclear[1:].min() < options.min_split_nucleus_um2:
-            # A part with so small a nucleus is a lobe: the waist alone decides.
+        lobed = parts.max() > 1 and (
+            nuclear[1:].min() < options.min_split_nucleus_um2
+            or min(solidity(parts == part) for part in range(1, parts.max() + 1)) < options.convex
+        )
+        if small and not one and lobed:
+            # A part with so small a nucleus, or so odd a shape, is a lobe and what lies round it: the waist decides.
             parts = split_clump(here, options.min_seed_radius_um / um, options.saddle)
             nuclear = np.bincount(parts[nuclei[window] > 0], minlength=parts.max() + 1) * um**2
         for part in range(1, parts.max() + 1):
