@@ -405,6 +405,9 @@ def test_reports_that_cannot_be_reached_are_waited_for(lab: Lab, monkeypatch: py
         assert "Host is down" in lab.watcher.paused
         assert lab.states() == {"patient": "queued"}
     lab.turn()
+    assert lab.states() == {"patient": "queued"}  # it rests
+    lab.watcher.rest_until = 0.0
+    lab.turn()
     assert lab.states() == {"patient": "done"}
 
 

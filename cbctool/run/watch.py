@@ -52,6 +52,9 @@ workers idle for about one slide at the end of each."""
 SHORTEST_PAUSE_S = 0.5
 """Between two looks: a large copy into the inbox sends events without end."""
 
+REST_S = 30.0
+"""After a report could not be written: a disk that is full is not tried with a batch of slides every few seconds."""
+
 
 @dataclass(frozen=True)
 class WatchOptions:
@@ -163,6 +166,7 @@ class _Watcher:
         self.last_beat = 0.0
         self.beating = True
         self.paused = ""
+        self.rest_until = 0.0
         journal.recover()
         self.names = {_key(entry.slide): entry.slide for entry in journal.entries()}
 
@@ -210,6 +214,8 @@ class _Watcher:
             if entry is not None and entry.state == State.FAILED and self.inbox.holds(Path(entry.path)):
                 self.journal.requeue(slide)
             del self.due[slide]
+        if now < self.rest_until:
+            raise OutputError(self.paused)
         batch = self._batch()
         self.beat("analysing" if batch else "watching")
         if batch:
@@ -342,6 +348,7 @@ class _Watcher:
                 if time.monotonic() - self.last_beat > 5.0:
                     self.beat("analysing")
         except (OutputError, OSError):  # disk full, rights lost
+            self.rest_until = time.monotonic() + REST_S
             self.journal.hand_back()
             raise
 
