@@ -23,6 +23,7 @@ from written import table
 from cbctool.errors import ExitCode, InputError, UsageError
 from cbctool.run import watch as room
 from cbctool.run.journal import Journal, status_text
+from cbctool.run.manifest import hash_file, read_manifest
 from cbctool.run.pipeline import Analyser, Settings
 from cbctool.run.watch import WatchOptions, _events, _Watcher, metrics_text, move_into, watch
 
@@ -201,6 +202,20 @@ def test_a_folder_that_grows_while_it_is_analysed_is_not_moved_before_all_of_it_
     lab.turn()
     assert not (lab.inbox / "growing").exists()
     assert len(lab.result("growing")["fields"]) == 2
+
+
+def test_a_file_replaced_while_it_is_analysed_has_the_report_of_its_last_content(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab.put("replaced.png", "first")
+    finish = lab.journal.finish
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(lab.journal, "finish", lambda *a: (lab.put("replaced.png", "second, longer"), finish(*a)))
+        lab.watcher.turn()
+    lab.turn()
+    done = read_manifest(lab.out / "replaced")
+    assert list(done.inputs.values()) == [hash_file(lab.inbox / "replaced.png")]
+    assert lab.result("replaced")["supersedes"]
 
 
 def test_every_slide_has_a_name_of_its_own(lab: Lab) -> None:
