@@ -38,10 +38,10 @@ EARLY_FILE = "early.safetensors"
 FIRST = replace(RECIPES["default"], epochs=140)
 SECOND = replace(
     FIRST,
-    epochs=60,
+    epochs=40,
     learning_rate=0.05,
     warm_up=0.02,
-    augment=replace(AugmentOptions(), plain=0.55, shrink=1.75, platelet_grow=1.0),
+    augment=replace(AugmentOptions(), plain=0.55, shrink=1.9, platelet_grow=1.0),
 )
 
 EARLY_EPOCH = 91
