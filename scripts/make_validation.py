@@ -249,11 +249,12 @@ def with_calls(findings: tuple[Any, ...]) -> tuple[Any, ...]:
 def insult_lines(rows: list[tuple[str, InsultKind, dict[str, Any]]], every: int) -> list[str]:
     if not rows:
         return ["## Under insult", "", "Left out of this run (`--without-insults`).", ""]
+    which = "The same pictures" if every == 1 else f"Every {every}th of the same pictures"
     lines = [
         "## Under insult",
         "",
         prose(
-            f"""{"The same pictures" if every == 1 else f"Every {every}th of the same pictures"} after a digital insult, each field taking one of the settings in turn; what leukocyte
+            f"""{which} after a digital insult, each field taking one of the settings in turn; what leukocyte
             recall and precision by centre lose (at most {MOST_LOST:g}), and whether the differential of all fields
             together stays within its 95 % interval. Of ALL-IDB1, precision is over detections at no point of unknown
             kind."""
