@@ -35,6 +35,7 @@ from cbctool.imaging.whole_slide import (
     read_tile,
     seam_twins,
     set_aside,
+    slide_white,
     tile_map,
     to_level_0,
 )
@@ -400,6 +401,7 @@ def test_the_map_shows_each_core(tmp_path: Path) -> None:
     slide = open_whole_slide(path)
     options = TileOptions(tile_px=600, margin_um=10.0, overview_px=100)
     empty = tile_map(slide, options=options)
+    assert slide_white(path) == pytest.approx(245, abs=2)
     tiles = plan_tiles(slide, options)
     slide.close()
     assert (empty.height_px, empty.width_px) == (1000, 1500)
@@ -436,6 +438,17 @@ def test_tiles_outside_the_monolayer_are_set_aside_at_a_glance() -> None:
         assert (len(result.cells), len(result.crops), len(result.crop_cells), summary.row_px) == (0, 0, 0, 100)
         assert summary.scale.source is ScaleSource.METADATA
         assert summary.area_mm2 == pytest.approx(picture.shape[0] * picture.shape[1] * 0.25**2 / 1e6, rel=0.01)
+    confluent = np.full((400, 400, 3), (225, 165, 175), np.uint8)
+    confluent[100:110, 50:60] = 245
+    result = set_aside(tile(confluent), white=245.0)
+    assert result is not None
+    assert "too thick" in result.summary.quality.reason
+    assert choose_monolayer(np.array([result.summary.quality.cell_cover]), np.zeros(1), np.zeros(1, bool)) == (
+        TileUse.TOO_THICK,
+    )
+    result = set_aside(tile(thin), white=245.0)
+    assert result is not None
+    assert "blank" in result.summary.quality.reason
     given = set_aside(tile(thick, um_per_px=0.5), given_um_per_px=0.25)
     assert given is not None
     assert (given.summary.scale.um_per_px, given.summary.scale.source) == (0.25, ScaleSource.GIVEN)

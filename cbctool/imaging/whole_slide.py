@@ -408,6 +408,18 @@ def read_tile(path: Path, tile: Tile, slide: str, um_per_px: float | None = None
     )
 
 
+def slide_white(path: Path) -> float | None:
+    """Level of a slide's white (green, 0-255), as its small level shows it; None where there is none."""
+    status = path.stat()
+    return _white(path, status.st_size, status.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=1)
+def _white(path: Path, size: int, mtime_ns: int) -> float | None:
+    small = _opened(path, size, mtime_ns).thumbnail()
+    return None if small is None else float(np.percentile(small[0][..., 1], 99))
+
+
 @functools.lru_cache(maxsize=1)
 def _opened(path: Path, size: int, mtime_ns: int) -> WholeSlide:
     return open_whole_slide(path)
@@ -525,6 +537,9 @@ class MonolayerOptions:
     glance_margin : float
         What lies this far outside ``min_cover`` and ``max_cover`` there is not analysed. Cover at 0.5 um/px was 0.000
         to 0.014 above that at 0.25 on 15 rendered tiles from feathered edge to thick.
+    darkest_background_od : float
+        Where a tile's background is darker than the slide's by this optical density, it is none: cells cover it all. A
+        monolayer averages as much, cells included; scanners' light is even within 0.02 or so.
     """
 
     min_cover: float = 0.14
@@ -532,10 +547,14 @@ class MonolayerOptions:
     max_overlap: float = 1.0
     glance_um_per_px: float = 0.5
     glance_margin: float = 0.02
+    darkest_background_od: float = 0.1
 
 
 def set_aside(
-    field: Field, given_um_per_px: float | None = None, options: MonolayerOptions | None = None
+    field: Field,
+    given_um_per_px: float | None = None,
+    white: float | None = None,
+    options: MonolayerOptions | None = None,
 ) -> FieldResult | None:
     """Tell at a glance, by its cover, that a tile lies outside the monolayer: its result without cells.
 
@@ -548,6 +567,8 @@ def set_aside(
         A tile as :func:`read_tile` gives it.
     given_um_per_px : float, optional
         Scale of the level read, as given by the user.
+    white : float, optional
+        Level of the slide's own white (green, 0-255), see :func:`slide_white`.
     options : MonolayerOptions, optional
 
     Returns
@@ -564,6 +585,8 @@ def set_aside(
     density = optical_density(background.apply(small))
     outside = background.surround_small
     quality = assess_field(field.rgb, background.white_level, density, options.glance_um_per_px, surround=outside)
+    if white and background.white_level[1] < white * 10**-options.darkest_background_od:
+        quality = replace(quality, fit=False, reason="too thick: no background can be seen", cell_cover=1.0)
     low, high = options.min_cover - options.glance_margin, options.max_cover + options.glance_margin
     if low <= quality.cell_cover <= high:
         return None

@@ -107,7 +107,9 @@ def analyse_field_task(task: FieldTask) -> Parcel:
         decoded = time.perf_counter() - began
         # What is given is the scale of level 0; a tile's picture has that of the level read.
         given = task.given_um_per_px and picture.um_per_px if task.tile else task.given_um_per_px
-        result = whole_slide.set_aside(picture, given) if task.tile is not None else None
+        result = None
+        if task.tile is not None:
+            result = whole_slide.set_aside(picture, given, whole_slide.slide_white(task.path))
         if result is None:
             result = analyse_field(picture, given_um_per_px=given, slide_scale=task.slide_scale)
     except MemoryError:
