@@ -281,7 +281,13 @@ def test_nothing_is_tried_and_nothing_given_up_while_the_share_is_away(lab: Lab)
     lab.inbox.rmdir()
     away.rename(lab.inbox)
     lab.turn()
-    assert lab.journal.named("b").attempts == 2  # and now it is given up
+    lab.start(retry_waits_s=(1000.0,))
+    lab.turn()
+    assert lab.journal.named("b").attempts == 1  # neither its return nor a restart shortens the wait
+    assert lab.watcher.due["b"] > time.monotonic() + 900
+    lab.watcher.due["b"] = 0.0
+    lab.turn()
+    assert lab.journal.named("b").attempts == 2
 
 
 def test_a_share_that_drops_out_under_a_slide_does_not_count_as_a_try(

@@ -239,6 +239,8 @@ class _Watcher:
             if before.state == State.FAILED:
                 if self._given_up(before):
                     self._move(before, self.options.move_failed)
+                elif before.attempts:  # after a restart, or back with its share: not sooner than otherwise
+                    self.due.setdefault(name, self._next_try(before.attempts))
                 else:
                     self.journal.requeue(name)
                 return
@@ -397,7 +399,7 @@ class _Watcher:
         if tries <= len(self.options.retry_waits_s):
             logger.warning("%s: try %d failed: %s", entry.slide, tries, reason)
             self.journal.fail(entry.slide, reason)
-            self.due[entry.slide] = time.monotonic() + self.options.retry_waits_s[tries - 1]
+            self.due[entry.slide] = self._next_try(tries)
             return
         logger.error("%s: set aside after %d tries: %s", entry.slide, tries, reason)
         note = self._note(entry.slide)
@@ -406,6 +408,9 @@ class _Watcher:
         manifest.write_atomically(note, f"{printable(entry.path)}\n{reason}\nTried {tries} times. {advice}\n")
         self.journal.fail(entry.slide, reason)
         self._move(entry, self.options.move_failed)
+
+    def _next_try(self, tries: int) -> float:
+        return time.monotonic() + self.options.retry_waits_s[tries - 1]
 
     def _note(self, slide: str) -> Path:
         """Where the reason stands for which a slide was set aside."""
