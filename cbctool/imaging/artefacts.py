@@ -289,10 +289,10 @@ def find_precipitate(
     granules, dubious = np.zeros(count, bool), np.zeros(count, bool)
     if count == 0:
         return granules
-    place = np.nonzero(platelets)
-    label = platelets[place]
+    place = np.flatnonzero(platelets > 0)
+    label = platelets.ravel()[place]
     order = np.argsort(label, kind="stable")
-    pixels = density[place][order].astype(np.float32)
+    pixels = density.reshape(-1, 3)[place[order]].astype(np.float32)
     bounds = np.searchsorted(label[order], np.arange(1, count + 2))
     for index in range(count):
         red, green, _ = pixels[bounds[index] : bounds[index + 1]].T
@@ -303,8 +303,9 @@ def find_precipitate(
         granules[index] = contrast > options.granule_contrast or blue_black
         dubious[index] = contrast > options.granule_contrast_near
     if granules.any() and dubious.any():
-        chosen = np.concatenate([[False], granules])[platelets].astype(np.uint8)
-        near = cv2.distanceTransform(1 - chosen, cv2.DIST_L2, 5)[place] * um < options.granule_near_um
+        others = np.ones(platelets.shape, np.uint8)
+        others.ravel()[place] = ~granules[label - 1]
+        near = cv2.distanceTransform(others, cv2.DIST_L2, 5).ravel()[place] * um < options.granule_near_um
         granules |= dubious & (np.bincount(label[near], minlength=count + 1)[1:] > 0)
     return granules
 

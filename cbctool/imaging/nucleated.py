@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from cbctool.imaging.split import disk, fill_holes, solidity, split_clump
+from cbctool.imaging.split import connected_parts, disk, fill_holes, part_windows, solidity, split_clump
 from cbctool.imaging.stain import DENSITY_UNIT
 from cbctool.records import CellKind
 
@@ -135,23 +135,23 @@ def find_nucleated(
 
     # Bright lines between touching cells, which blur and closing have bridged.
     closed = cv2.morphologyEx(green, cv2.MORPH_CLOSE, disk(options.gap_um / um))
-    gaps = cv2.subtract(closed, green) > options.gap_depth * closed
+    # of whole levels, so that the share is looked up instead of multiplied
+    share = np.floor(options.gap_depth * np.arange(256)).astype(np.uint8)
+    gaps = cv2.compare(cv2.subtract(closed, green), cv2.LUT(closed, share), cv2.CMP_GT)
 
-    count, clumps, stats, _ = cv2.connectedComponentsWithStats(stained, connectivity=4)
-    nuclear_px = np.bincount(clumps[nuclei > 0], minlength=count)
+    clumps, area = connected_parts(stained)
+    nuclear_px = np.bincount(clumps[nuclei > 0], minlength=len(area))
+    cells = (nuclear_px * um**2 >= options.min_nucleus_um2) & (area * um**2 >= options.min_cell_um2)
+    cells[0] = False
+    windows = part_windows(clumps) if cells.any() else {}
     labels = np.zeros(clumps.shape, np.int32)
     kinds: list[CellKind] = []
     reasons: list[str] = []
-    for clump in range(1, count):
-        if nuclear_px[clump] * um**2 < options.min_nucleus_um2:
-            continue
-        if stats[clump, cv2.CC_STAT_AREA] * um**2 < options.min_cell_um2:
-            continue
-        x, y, w, h = stats[clump, :4]
-        window = (slice(y, y + h), slice(x, x + w))
+    for clump in np.flatnonzero(cells).tolist():
+        window = windows[clump]
         here = clumps[window] == clump
         # A convex body no larger than a leukocyte is one, whatever bright lines there are between its lobes.
-        small = stats[clump, cv2.CC_STAT_AREA] * um**2 <= options.one_cell_um2
+        small = area[clump] * um**2 <= options.one_cell_um2
         one = small and solidity(here) >= options.convex
         bodies = here
         if not one:

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from cbctool.imaging.split import connected_parts, part_windows
 from cbctool.imaging.stain import DENSITY_UNIT
 
 
@@ -86,17 +87,18 @@ def find_platelets(
     low = max(floor, options.level * red_level)
     mask = ((azure > low) & (cell_labels == 0)).astype(np.uint8)
     mask = cv2.morphologyEx(mask, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=4)
-    area = stats[:, cv2.CC_STAT_AREA]
+    labels, area = connected_parts(mask)
+    count = len(area)
     depth = cv2.distanceTransform(mask, cv2.DIST_L2, 3)
     thick = np.bincount(labels[depth * um >= options.min_thickness_um], minlength=count) > 0
     dense = np.bincount(labels[azure > options.min_peak * red_level], minlength=count) >= 0.1 * area
     fits = (area * um**2 >= options.min_um2) & (area * um**2 <= options.max_um2)
     kept = thick & dense & fits
     kept[0] = False
-    for label in np.flatnonzero(kept):
-        x, y, w, h = stats[label, :4]
-        window = (slice(max(y - 2, 0), y + h + 2), slice(max(x - 2, 0), x + w + 2))
+    windows = part_windows(labels) if kept.any() else {}
+    for label in np.flatnonzero(kept).tolist():
+        rows, cols = windows[label]
+        window = (slice(max(rows.start - 2, 0), rows.stop + 2), slice(max(cols.start - 2, 0), cols.stop + 2))
         here = (labels[window] == label).astype(np.uint8)
         compactness = float(depth[window][here > 0].max()) / np.sqrt(area[label] / np.pi)
         if compactness < options.min_compactness:
@@ -109,4 +111,7 @@ def find_platelets(
             large = area[label] * um**2 >= options.min_um2_on_red
             kept[label] = large and peak > options.min_peak_on_red * red_level
     numbers = np.where(kept, np.cumsum(kept), 0).astype(np.int32)
-    return np.asarray(numbers[labels])
+    place = np.flatnonzero(mask)
+    platelets = np.zeros_like(labels)
+    platelets.ravel()[place] = numbers[labels.ravel()[place]]
+    return platelets

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from cbctool.imaging.split import disk, fill_holes
+from cbctool.imaging.split import connected_parts, disk, fill_holes
 from cbctool.records import RED_CELL_UM
 
 _STEP_COST = np.float32(0.02)
@@ -130,8 +130,8 @@ def find_red_cells(
     free = foreground * (cell_labels == 0).astype(np.uint8)
     mask: NDArray[Any] = cv2.morphologyEx(fill_holes(free, options.hole_um2 / um**2), cv2.MORPH_OPEN, disk(0.5 / um))
     # green and blue: haemoglobin absorbs both, platelets and stain hardly blue
-    absorbance = cv2.transform(density, np.array([[0.0, 0.5, 0.5]]))
-    absorbance[mask == 0] = 0
+    _, green, blue = cv2.split(density)
+    absorbance = np.asarray(cv2.addWeighted(green, 0.5, blue, 0.5, 0)) * mask
     seeds = _seeds(absorbance, mask, red_level, um, options)
     if len(seeds) == 0:
         return np.zeros((0, options.rays, 2), np.float32)
@@ -151,9 +151,10 @@ def _seeds(
     small = cv2.resize(absorbance, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32)
     dx = cv2.Sobel(small, cv2.CV_32F, 1, 0, scale=1 / 8)
     dy = cv2.Sobel(small, cv2.CV_32F, 0, 1, scale=1 / 8)
-    steep = np.hypot(dx, dy)
-    rows, cols = np.nonzero(steep > options.edge_share * red_level)
-    slope = steep[rows, cols]
+    steep = cv2.magnitude(dx, dy)
+    place = np.flatnonzero(steep > options.edge_share * red_level)
+    rows, cols = np.divmod(place, width)
+    slope = np.take(steep, place)
     weight = np.minimum(slope / (0.3 * red_level), 1.0)
     low, high = (radius / options.vote_um_per_px for radius in options.vote_um)
     reach = np.arange(low, high + 0.5, 1.0)
@@ -170,23 +171,28 @@ def _seeds(
     found = (np.argwhere(peaks) + 0.5) / zoom - 0.5
 
     # bodies without a vote: cut by the edge, or of another shape
-    _, labels, stats, centroids = cv2.connectedComponentsWithStats(mask, connectivity=4)
-    has_seed = np.zeros(len(stats), bool)
+    labels, area = connected_parts(mask)
+    has_seed = np.zeros(len(area), bool)
     if len(found):
         place = np.clip(np.rint(found).astype(int), 0, np.array(mask.shape) - 1)
         reach = round(options.pallor_um / um)
         kept = np.ones(len(found), bool)
         for index in np.flatnonzero(mask[place[:, 0], place[:, 1]] == 0):
-            row, col = place[index]
+            row, col = place[index].tolist()
             window = mask[max(row - 2 * reach, 0) : row + 2 * reach + 1, max(col - 2 * reach, 0) : col + 2 * reach + 1]
             kept[index] = window.mean() > options.ring
             if kept[index]:
-                cv2.circle(mask, (int(col), int(row)), reach, 1, -1)
+                cv2.circle(mask, (col, row), reach, (1,), -1)
         has_seed[labels[place[:, 0], place[:, 1]]] = True
         found = found[kept]
     has_seed[0] = True
-    alone = ~has_seed & (stats[:, cv2.CC_STAT_AREA] * um**2 >= options.min_um2)
-    return np.concatenate([found.reshape(-1, 2), centroids[alone][:, ::-1].reshape(-1, 2)])
+    alone = ~has_seed & (area * um**2 >= options.min_um2)
+    place = np.flatnonzero(mask)
+    place = place[alone[labels.ravel()[place]]]
+    number = np.cumsum(alone)[labels.ravel()[place]] - 1
+    count = np.count_nonzero(alone)
+    middles = [np.bincount(number, line, count) / area[alone] for line in np.divmod(place, mask.shape[1])]
+    return np.concatenate([found.reshape(-1, 2), np.stack(middles, axis=1)])
 
 
 def _outlines(
@@ -294,6 +300,7 @@ def _settle(
         rivals.setdefault(one, []).append(other)
         rivals.setdefault(other, []).append(one)
     corners = np.rint(points[..., ::-1] / options.vote_um_per_px).astype(np.int32)
+    boxes = np.concatenate([np.maximum(corners.min(axis=1), 0), corners.max(axis=1) + 1], axis=1).tolist()
     taken = np.zeros(np.maximum(corners.max(axis=(0, 1))[::-1] + 1, 1), np.uint8)
     blocked = np.zeros(len(seeds), bool)
     kept: list[int] = []
@@ -301,14 +308,14 @@ def _settle(
         if blocked[candidate]:
             continue
         if crowded[candidate]:
-            x0, y0 = np.maximum(corners[candidate].min(axis=0), 0)
-            x1, y1 = corners[candidate].max(axis=0) + 1
+            x0, y0, x1, y1 = boxes[candidate]
             window = taken[y0:y1, x0:x1]
-            body = cv2.fillPoly(np.zeros(window.shape, np.uint8), [corners[candidate] - [x0, y0]], 1)
-            if body.size == 0 or cv2.countNonZero(body & (1 - window)) < options.own * cv2.countNonZero(body):
+            body = cv2.fillPoly(np.zeros(window.shape, np.uint8), [corners[candidate]], 1, offset=(-x0, -y0))
+            if body.size == 0 or cv2.countNonZero(cv2.subtract(body, window)) < options.own * cv2.countNonZero(body):
                 continue
             window |= body
-        blocked[rivals.get(candidate, [])] = True
+        if candidate in rivals:
+            blocked[rivals[candidate]] = True
         kept.append(candidate)
     return np.array(sorted(kept), dtype=np.int64)
 

@@ -127,6 +127,20 @@ def _start_worker() -> None:
     # A slide's report holds hundreds of thousands of small records without a cycle among them; looking for cycles after
     # every 700 new ones takes an eighth of its time.
     gc.set_threshold(100_000, 50, 50)
+    _keep_freed_memory()
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc hand the arrays of one field on to the next, instead of back to the system page by page."""
+    import ctypes
+
+    trim_threshold, mmap_threshold, largest_array = -1, -3, 256 << 20
+    try:
+        libc = ctypes.CDLL(None)
+        libc.mallopt(trim_threshold, largest_array)
+        libc.mallopt(mmap_threshold, largest_array)
+    except (OSError, TypeError, AttributeError):  # another C library has other ways
+        return
 
 
 def _settle(outcome: Future[Any], done: Future[Any]) -> None:
