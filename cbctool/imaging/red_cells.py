@@ -175,14 +175,16 @@ def _seeds(
     has_seed = np.zeros(len(area), bool)
     if len(found):
         place = np.clip(np.rint(found).astype(int), 0, np.array(mask.shape) - 1)
-        reach = round(options.pallor_um / um)
+        pallor = round(options.pallor_um / um)
         kept = np.ones(len(found), bool)
         for index in np.flatnonzero(mask[place[:, 0], place[:, 1]] == 0):
             row, col = place[index].tolist()
-            window = mask[max(row - 2 * reach, 0) : row + 2 * reach + 1, max(col - 2 * reach, 0) : col + 2 * reach + 1]
+            window = mask[
+                max(row - 2 * pallor, 0) : row + 2 * pallor + 1, max(col - 2 * pallor, 0) : col + 2 * pallor + 1
+            ]
             kept[index] = window.mean() > options.ring
             if kept[index]:
-                cv2.circle(mask, (col, row), reach, (1,), -1)
+                cv2.circle(mask, (col, row), pallor, (1,), -1)
         has_seed[labels[place[:, 0], place[:, 1]]] = True
         found = found[kept]
     has_seed[0] = True
