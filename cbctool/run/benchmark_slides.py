@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import multiprocessing
 import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -68,21 +69,36 @@ def benchmark_whole_slide(side_px: int, jobs: Sequence[int] | None = None) -> li
 
 
 def time_whole_slide(side_px: int, jobs: int, folder: Path, seed: int = 1) -> WholeSlideTiming:
-    """Write a slide of ``side_px`` squared at 0.25 um/px into ``folder``, analyse it and compare with the truth."""
+    """Write a slide of ``side_px`` squared at 0.25 um/px into ``folder``, analyse it and compare with the truth.
+
+    Writing and analysing have a process each, so that the renderer's memory is not taken for the analysis'.
+    """
     smear = WholeSmear((side_px, side_px), seed=seed)
     path = folder / f"scan_{side_px}.tif"
-    written = None
-    if not path.exists():
-        began = time.process_time()
-        write_pyramid(path, smear)
-        written = time.process_time() - began
-    out = folder / f"out_{side_px}_{jobs}"
+    written = None if path.exists() else _apart(_write, path, smear)
+    return _apart(_analyse, path, smear, jobs, written)
+
+
+def _apart(function: Callable[..., Any], *arguments: Any) -> Any:
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        return process.submit(function, *arguments).result()
+
+
+def _write(path: Path, smear: WholeSmear) -> float:
+    began = time.process_time()
+    write_pyramid(path, smear)
+    return time.process_time() - began
+
+
+def _analyse(path: Path, smear: WholeSmear, jobs: int, written: float | None) -> WholeSlideTiming:
+    out = path.with_name(f"out_{path.stem}_{jobs}")
     shutil.rmtree(out, ignore_errors=True)
     cpu, began = cpu_seconds(), time.perf_counter()
     with peak_memory() as memory, Analyser(Settings(out=out, jobs=jobs)) as analyser:
         slides = discover_slides(path).slides
         done = [outcome for outcome in analyser.run(slides) if isinstance(outcome, SlideDone | SlideFailed)]
         took = time.perf_counter() - began
+    cpu = cpu_seconds() - cpu
     if len(done) != 1 or not isinstance(done[0], SlideDone):
         raise RuntimeError(f"the slide could not be analysed: {done}")
     result = json.loads((out / slides[0].name / "result.json").read_text(encoding="utf-8"))
@@ -91,12 +107,12 @@ def time_whole_slide(side_px: int, jobs: int, folder: Path, seed: int = 1) -> Wh
     found = np.array([(c["row_px"], c["col_px"]) for c in result["cells"] if c["field"] in fit]).reshape(-1, 2)
     near = cKDTree(found).query_ball_point(drawn, FOUND_WITHIN_UM / smear.um_per_px, return_length=True)
     return WholeSlideTiming(
-        side_px=side_px,
+        side_px=smear.shape[0],
         jobs=jobs,
         file_bytes=path.stat().st_size,
         write_seconds=written,
         seconds=took,
-        cpu_seconds=cpu_seconds() - cpu,
+        cpu_seconds=cpu,
         peak_memory_bytes=memory[0],
         tiles=result["tiles"]["counts"],
         drawn=len(drawn),
