@@ -142,7 +142,7 @@ def whole(quick: bool) -> list[str]:
     timed = []
     with TemporaryDirectory() as scratch:
         folder = Path(os.environ.get("CBCTOOL_BENCHMARK_SLIDES", scratch))
-        for side in (3_000, 6_000) if quick else (10_000, 30_000):
+        for side in (3_000, 6_000) if quick else (10_000, 20_000, 30_000):
             print(f"whole slide of {side} px")
             timed.append(time_whole_slide(side, 2, folder))
     return [
