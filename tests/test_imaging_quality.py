@@ -65,6 +65,13 @@ def test_blur_grows_with_blur_and_ends_in_unfit():
     assert measured[-1].reason.startswith("out of focus")
 
 
+@pytest.mark.parametrize("rest", range(12))
+def test_a_picture_of_any_height_has_its_blur_measured(rest):
+    picture = np.zeros((256 + rest, 1000), np.float32)
+    picture[:, 500:] = 1
+    assert edge_spread(cv2.GaussianBlur(picture, (0, 0), 2.0)) == pytest.approx(2.0, abs=0.3)
+
+
 def test_no_edges_no_blur():
     assert math.isnan(edge_spread(np.zeros((40, 40), np.float32)))
     assert math.isnan(edge_spread(np.zeros((3, 3), np.float32)))

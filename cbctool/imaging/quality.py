@@ -21,6 +21,9 @@ _SOBEL_VARIANCE = 0.5
 _FIRST_BLUR, _ADDED_BLUR = 1.0, 1.5
 """Sigma, pixels: the first keeps noise from passing for sharpness and is taken off again; the second is the measure."""
 
+_MIN_PX = 8
+"""A picture less high or wide has no edge that the filters below could measure."""
+
 _EDGES_IN_PX, _BAND_PX = 250_000, 128
 """Edges are looked for in so many pixels of a larger picture, thousands of them, in bands over all of it."""
 
@@ -170,10 +173,13 @@ def edge_spread(density: Array, edge_px: int = 8) -> float:
 
 
 def _edge_spread(plane: Array, edge_px: int) -> float:
-    if min(plane.shape) < 8:
+    if min(plane.shape) < _MIN_PX:
         return math.nan
     every = math.ceil(plane.size / _EDGES_IN_PX)
-    bands = [plane] if every == 1 else [plane[top : top + _BAND_PX] for top in range(0, len(plane), every * _BAND_PX)]
+    bands = [plane]
+    if every > 1:
+        tops = range(0, len(plane) - _MIN_PX + 1, every * _BAND_PX)  # no rest too low for the filters
+        bands = [plane[top : top + _BAND_PX] for top in tops]
     slope, slope_after, crest = (np.concatenate(values) for values in zip(*map(_edges, bands), strict=True))
     limit = max(0.5 * float(np.percentile(slope[:: max(1, slope.size // 50_000)], 99)), 0.005)
     place = np.flatnonzero(crest & (slope > limit))
