@@ -136,7 +136,7 @@ def annotate(rgb, um_per_px, colour, thickness=2):
 
 def found_in(rgb, um_per_px):
     normalised = normalise(rgb)
-    cells = measure_cells(segment(normalised.rgb, um_per_px, None, normalised.surround), *rgb.shape[:2])
+    cells = measure_cells(segment(normalised.rgb, um_per_px), *rgb.shape[:2])
     chosen = [cell for cell in cells if cell.kind in (CellKind.NUCLEATED, CellKind.PLATELET)]
     return [(cell.kind, round(cell.row_px), round(cell.col_px)) for cell in chosen], {cell.reason for cell in cells}
 

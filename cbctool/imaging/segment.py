@@ -111,9 +111,7 @@ def working_copy(rgb: NDArray[Any], um_per_px: float, working_um_per_px: float) 
     return rgb if size == rgb.shape[1::-1] else np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_LINEAR))
 
 
-def segment(
-    rgb: NDArray[Any], um_per_px: float, options: SegmentOptions | None = None, surround: NDArray[Any] | None = None
-) -> Segmentation:
+def segment(rgb: NDArray[Any], um_per_px: float, options: SegmentOptions | None = None) -> Segmentation:
     """Find and tell apart the cells of a normalised field.
 
     Parameters
@@ -122,8 +120,6 @@ def segment(
         Field with its background at white, surround included.
     um_per_px : float
     options : SegmentOptions, optional
-    surround : (H, W) bool array, optional
-        What is not field.
 
     Returns
     -------
