@@ -1,9 +1,5 @@
 """Train the default weights: ``python scripts/train_default.py --data ../shared/data --out /tmp/default``.
 
-Two stages: the full augmentation at the full learning rate, then a shorter one in which most crops keep their own
-colours, which brings home what the drawn laboratories cost there, and in which leukocytes shrink further but platelets
-do not grow: a leukocyte that dried without spreading was taken for a platelet.
-
 The frames are prepared once (minutes) and kept beside the output folder; a killed run goes on where it was. On a busy
 machine two processes of one thread each, which divide the batches, are faster than two threads:
 ``python -m torch.distributed.run --nproc_per_node 2 scripts/train_default.py ... --threads 1``.
@@ -24,19 +20,11 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from cbctool.classifier.augment import AugmentOptions
-from cbctool.classifier.train import RECIPES, Epoch, Pictures, fit
+from cbctool.classifier.train import RECIPES, Pictures, fit
 from cbctool.run.prepare_pbc import prepare_pbc
 from cbctool.run.train import TrainingData, TrainRequest, finish
 
-FIRST = replace(RECIPES["default"], epochs=140)
-SECOND = replace(
-    FIRST,
-    epochs=40,
-    learning_rate=0.05,
-    warm_up=0.02,
-    augment=replace(AugmentOptions(), plain=0.55, shrink=1.9, platelet_grow=1.0),
-)
+RECIPE = replace(RECIPES["default"], epochs=160)
 
 
 def main() -> None:
@@ -45,7 +33,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with pbc/ and bloodmnist/")
     parser.add_argument("--out", type=Path, required=True, help="folder for the weights, card and checkpoints")
     parser.add_argument("--cache", type=Path, help="prepared data (.npz), made where it is not there")
-    parser.add_argument("--epochs", type=int, default=FIRST.epochs, help="of the first stage")
+    parser.add_argument("--epochs", type=int, default=RECIPE.epochs)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, default=2)
@@ -56,18 +44,12 @@ def main() -> None:
         dist.init_process_group("gloo")
     first_member = not dist.is_initialized() or dist.get_rank() == 0
     data = load_data(options.data, options.cache or options.out.with_suffix(".npz"))
-    history: tuple[Epoch, ...] = ()
-    start = None
-    for name, recipe, epochs in (("first", FIRST, options.epochs), ("second", SECOND, SECOND.epochs)):
-        stage = replace(recipe, epochs=epochs, seed=options.seed, device=options.device)
-        folder = options.out / name
-        folder.mkdir(parents=True, exist_ok=True)
-        trained = fit(data.train, data.val, stage, folder, data.outliers, start)
-        start = trained.network.state_dict()
-        history += tuple(replace(epoch, epoch=len(history) + epoch.epoch) for epoch in trained.history)
+    recipe = replace(RECIPE, epochs=options.epochs, seed=options.seed, device=options.device)
+    options.out.mkdir(parents=True, exist_ok=True)
+    trained = fit(data.train, data.val, recipe, options.out, data.outliers)
     if first_member:
         request = TrainRequest(out=options.out, seed=options.seed)
-        report = finish(data, replace(trained, history=history), stage, request)
+        report = finish(data, trained, recipe, request)
         print(f"{report.weights}: test accuracy {report.test['accuracy']:.4f}")
 
 

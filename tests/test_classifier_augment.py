@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from cbctool.classifier import outliers
-from cbctool.classifier.augment import AugmentOptions, geometry, light
+from cbctool.classifier.augment import AugmentOptions, crowd, draw_spread, draw_swelling, geometry, light
 
 NO = np.zeros(5, bool)
 NONE_OF_30 = np.zeros(30, bool)
@@ -95,3 +95,39 @@ def test_plain_crops_nearly_keep_their_size_and_their_sharpness() -> None:
     crops = light(torch.from_numpy(square), half, rng, replace(CLEAN, sharpen=2.0)).float()
     contrast = crops.std(dim=(1, 2, 3))
     assert contrast[:15].std() < 0.01 < contrast[15:].std()
+
+
+def test_a_cell_dries_while_what_lies_around_it_stays() -> None:
+    rng = np.random.default_rng(0)
+    ringed = _cell()
+    rows, cols = np.mgrid[:84, :84] - 41.5
+    ringed[abs(np.hypot(rows, cols) - 40) < 1.5] = 0
+    for factor in (1.0, 1.4, 0.7):
+        picture = geometry(ringed[None], NO[:1], NO[:1], 84.0, rng, STILL, np.array([factor]))[0].astype(int)
+        cell = np.sqrt((picture[..., 0] - picture[..., 1] > 25).sum() / np.pi)
+        assert abs(cell - 56 / 6 / factor) < 0.6
+        line = picture[28, :8, 1]
+        assert abs(int(line.argmin()) - 27.5 + 40 * 56 / 84) < 1.5 or factor < 1
+
+
+def test_platelets_and_plain_crops_do_not_dry_and_blasts_are_large() -> None:
+    rng = np.random.default_rng(0)
+    first, last = np.arange(30) < 10, np.arange(30) >= 20
+    options = replace(STILL, dried=1.0)
+    spread = draw_spread(first, last, rng, options)
+    assert (spread[first | last] == 1).all()
+    assert (spread[~(first | last)] != 1).all()
+    assert (draw_swelling(20, rng, options) < 1 / 1.39).all()
+
+
+def test_red_cells_come_near_a_cell_and_nuclei_do_not() -> None:
+    rng = np.random.default_rng(0)
+    others = np.full((4, 84, 84, 3), 255, np.uint8)
+    others[:, 20:60, 20:40] = (230, 180, 200)
+    others[:, 20:60, 50:70] = (90, 40, 130)
+    crowded = crowd(np.stack([_cell()] * 4), others, 56.0, rng)
+    assert (crowded == 180).any()
+    rows, cols = np.mgrid[:84, :84] - 41.5
+    radius = np.hypot(rows, cols)
+    assert (crowded[:, radius < 13] == _cell()[radius < 13]).all()
+    assert (crowded[:, radius > 15][..., 1] > 140).all()

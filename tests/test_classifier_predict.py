@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from cbctool.classifier import Classifier
-from cbctool.classifier.model import PaperNet, SmearNet, optical_density, stain_strength
+from cbctool.classifier.model import PaperNet, SmearNet, colour_moments, optical_density
 from cbctool.classifier.predict import find_device, fold_batch_norm, softmax
 from cbctool.errors import UsageError
 
@@ -82,10 +82,22 @@ def test_folding_batch_norm_changes_nothing(network: torch.nn.Module) -> None:
     torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
 
 
-def test_stain_strength_takes_out_how_strong_the_stain_is() -> None:
+def test_how_strong_the_stain_is_is_taken_out_and_told() -> None:
     density = optical_density(torch.from_numpy(_crops(3)).float())
-    weak = 0.5 * density
-    torch.testing.assert_close(weak / stain_strength(weak), density / stain_strength(density))
+    (colours, strength), (weak_colours, weak_strength) = colour_moments(density), colour_moments(0.5 * density)
+    torch.testing.assert_close(0.5 * density / weak_strength, density / strength)
+    torch.testing.assert_close(weak_colours, colours + np.log(0.5))
+
+
+def test_the_gate_chooses_the_readout() -> None:
+    network = SmearNet(widths=(8, 8), blocks=(0, 0)).eval()
+    crops = torch.from_numpy(_crops(3))
+    for bias, index in ((50.0, 1), (-50.0, 2)):
+        torch.nn.init.constant_(network.gate[-1].bias, bias)
+        read = network.readouts(crops)[index]
+        logits, unlike = network(crops)
+        torch.testing.assert_close(logits, read[:, :8])
+        torch.testing.assert_close(unlike, read[:, 8])
 
 
 def test_white_is_no_density() -> None:

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from cbctool.classifier.train import CHECKPOINT, Pictures, TrainOptions, fit, outputs
+from cbctool.classifier.model import SmearNet
+from cbctool.classifier.muon import Muon, orthogonal
+from cbctool.classifier.train import CHECKPOINT, Pictures, TrainOptions, _read, calibrate_foreign, fit, outputs
 
 TINY = TrainOptions(
     arguments={"widths": (8, 8), "blocks": (0, 0)},
@@ -110,4 +112,44 @@ def test_fine_tuning_starts_from_the_weights_given() -> None:
     first = fit(train, val, TINY)
     frozen = replace(TINY, epochs=1, learning_rate=0.0, average=0.0, warm_up=0.0)
     again = fit(train, val, frozen, start=first.network.state_dict())
-    torch.testing.assert_close(again.network.head.weight, first.network.head.weight)
+    torch.testing.assert_close(again.network.own.weight, first.network.own.weight)
+
+
+def test_muon_moves_all_directions_of_a_matrix_alike() -> None:
+    generator = torch.Generator().manual_seed(0)
+    lopsided = torch.diag(torch.tensor([100.0, 1.0, 0.1])) @ torch.randn(3, 8, generator=generator)
+    for matrix in (lopsided, lopsided.T):
+        values = torch.linalg.svdvals(orthogonal(matrix, steps=8))
+        assert 0.6 < values.min() <= values.max() < 1.3
+    filters = torch.nn.Parameter(torch.zeros(4, 2, 3, 3))
+    filters.grad = torch.randn(4, 2, 3, 3, generator=generator)
+    Muon([filters], lr=0.1, weight_decay=0.0).step()
+    moved = filters.detach()
+    assert float(moved.square().mean().sqrt()) == pytest.approx(0.2 * 0.1, rel=0.3)
+    assert float((moved * filters.grad).sum()) < 0
+
+
+def test_the_readout_for_others_gets_the_thresholds_of_the_own_one() -> None:
+    from cbctool.classifier.augment import AugmentOptions
+
+    torch.manual_seed(0)
+    network = SmearNet(widths=(8, 8), blocks=(0, 0)).eval()
+    val, options = _toy(80), replace(TINY, augment=AugmentOptions())
+    with torch.no_grad():
+        network.foreign.weight *= 40  # far too sure of itself
+    calibrate_foreign(network, val, options)
+    once = network.foreign.weight.clone()
+    calibrate_foreign(network, val, options)
+    torch.testing.assert_close(network.foreign.weight, once, rtol=0.02, atol=1e-4)
+    assert network.foreign.weight[:-1].abs().max() < 5
+
+
+def test_cells_in_drawn_colours_do_not_teach_the_own_readout() -> None:
+    network = SmearNet(widths=(8, 8), blocks=(0, 0))
+    crops = torch.from_numpy(_toy(16).pictures)
+    for own, untouched in ((True, network.foreign), (False, network.own)):
+        network.zero_grad()
+        logits, unlike, gate = _read(network, crops, torch.full((16,), own))
+        assert gate is not None
+        (logits.sum() + unlike.sum()).backward()
+        assert not untouched.weight.grad.any()

@@ -72,7 +72,7 @@ def test_an_unlimited_threshold_comes_back(tmp_path: Path) -> None:
 def test_other_arguments_build_another_network(tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
     save_weights(path, SmearNet((8, 16), (0, 1)), INFO, {"widths": (8, 16), "blocks": (0, 1)})
-    assert load_weights(path).network.head.in_features == 16
+    assert load_weights(path).network.own.in_features == 16
 
 
 def test_a_changed_byte_is_refused(lab: Path) -> None:

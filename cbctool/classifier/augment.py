@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cbctool.records import CROP_PX
+from cbctool.records import CROP_PX, CROP_UM
 
 _GRID = (
     2 * CROP_PX
@@ -34,12 +34,19 @@ class AugmentOptions:
     size, so that home, and whoever works as carefully, is not forgotten.
     """
 
-    shrink: float = 1.55  # up to this factor smaller: cells in thick or quickly dried areas do not spread
-    grow: float = 1.2  # or larger: red cells are 7.2-7.5 um, scales are measured to 5-10 %
-    platelet_grow: float = 1.2  # the same for platelets, which are told from leukocytes by their size
+    shrink: float = 1.5  # up to this factor smaller, with all around it: scales are measured to 5-10 %
+    grow: float = 1.2  # or larger: red cells are 7.2-7.5 um
+    platelet_grow: float = 1.0  # the same for platelets, which are told from leukocytes by their size
+    dried: float = 0.5  # share of cells that spread otherwise on the glass than the red cells around them
+    dried_small: float = 1.2  # up to this factor smaller: where the film is thick or dries slowly
+    dried_large: float = 1.3  # or larger, near the feathered edge
+    swollen_least: float = 1.4  # lymphocytes (8 to 11 um) this much larger are no lymphocytes any more,
+    swollen_most: float = 1.9  # but round, large-nucleated and of scant cytoplasm at the size of blasts (11 to 20 um)
+    crowded: float = 0.25  # share of crops that get other cells around the one in the middle
     stretch: float = 1.08
     shift_px: float = 2.0  # of the 28: the window is centred on a segmented cell, which is good to about 1 um
-    plain: float = 0.35
+    plain: float = 0.4
+    near: float = 0.4  # share of the others whose colours are drawn only part of the way
     own_scale: float = 1.1
     strength_low: float = 0.3  # overall optical density
     strength_high: float = 1.2
@@ -64,10 +71,12 @@ def geometry(
     window_px: float,
     rng: np.random.Generator,
     options: AugmentOptions,
+    spread: NDArray[np.float64] | None = None,
 ) -> NDArray[np.uint8]:
     """Turn, mirror, scale, stretch and shift: (B, S, S, 3) with the window's side in px -> (B, 56, 56, 3).
 
-    ``platelets`` (B,) says which canvases show one, ``plain`` (B,) which nearly keep their scale.
+    ``platelets`` (B,) says which canvases show one, ``plain`` (B,) which nearly keep their scale, ``spread`` (B,) by
+    what factor the cell in the middle is smaller than it was, its surroundings being as they were.
     """
     count, height, width = canvases.shape[:3]
     out = np.empty((count, _GRID, _GRID, 3), np.uint8)
@@ -84,16 +93,75 @@ def geometry(
     for i in range(count):
         c, s = np.cos(angle[i]), np.sin(angle[i])
         matrix = scale[i] * np.array([[c, -s], [s, c]]) * stretch[i]
-        offset = centre + shift[i] - matrix @ np.full(2, (_GRID - 1) / 2)
-        out[i] = cv2.warpAffine(
-            canvases[i],
-            np.column_stack([matrix, offset]),
-            (_GRID, _GRID),
-            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-            borderMode=cv2.BORDER_REFLECT_101,
-        )
+        offset = centre + shift[i]
+        if spread is None or spread[i] == 1.0:
+            offset = offset - matrix @ np.full(2, (_GRID - 1) / 2)
+            flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+            out[i] = cv2.warpAffine(
+                canvases[i], np.column_stack([matrix, offset]), (_GRID, _GRID), flags=flags, borderMode=_MIRRORED
+            )
+        else:
+            x, y = matrix.astype(np.float32) @ _radial(spread[i]) + offset[:, np.newaxis].astype(np.float32)
+            maps = x.reshape(_GRID, _GRID), y.reshape(_GRID, _GRID)
+            out[i] = cv2.remap(canvases[i], *maps, cv2.INTER_LINEAR, borderMode=_MIRRORED)
         if lossy[i]:
             out[i] = _compress(out[i], int(rng.integers(30, 90)))
+    return out
+
+
+def draw_spread(
+    platelets: NDArray[np.bool_], plain: NDArray[np.bool_], rng: np.random.Generator, options: AugmentOptions
+) -> NDArray[np.float64]:
+    """(B,) how much smaller than it was each cell has dried; 1 for platelets and ``plain`` crops."""
+    factor = np.exp(rng.uniform(-np.log(options.dried_large), np.log(options.dried_small), len(plain)))
+    return np.where((rng.random(len(plain)) < options.dried) & ~plain & ~platelets, factor, 1.0)
+
+
+def draw_swelling(count: int, rng: np.random.Generator, options: AugmentOptions) -> NDArray[np.float64]:
+    """(B,) factors below 1 by which lymphocytes become as large, for what they are, as blasts."""
+    return np.exp(-rng.uniform(np.log(options.swollen_least), np.log(options.swollen_most), count))
+
+
+def _radial(factor: float) -> NDArray[np.float32]:
+    """(2, 56 * 56) where each pixel (x, y from the middle) comes from when the cell becomes ``factor`` smaller.
+
+    Within the cell distances are multiplied, from there on they catch up: what lies beyond ``_CAUGHT_UP`` stays.
+    """
+    edge = _CELL_RADIUS * min(1.0, 1.0 / factor)
+    inner = _RADIUS * factor
+    outer = edge * factor + (_RADIUS - edge) * (_CAUGHT_UP - edge * factor) / (_CAUGHT_UP - edge)
+    came_from = np.where(edge > _RADIUS, inner, np.where(_CAUGHT_UP > _RADIUS, outer, _RADIUS))
+    return _PLACE * (came_from / _RADIUS).astype(np.float32)
+
+
+_MIRRORED = cv2.BORDER_REFLECT_101
+_CELL_RADIUS = 7.5 * _GRID / CROP_UM  # a leukocyte of 15 um
+_CAUGHT_UP = 12.0 * _GRID / CROP_UM
+_PLACE = np.stack(np.meshgrid(*2 * [np.arange(_GRID, dtype=np.float32) - (_GRID - 1) / 2])).reshape(2, -1)
+_RADIUS = np.hypot(*_PLACE)
+
+
+_PALER_THAN_NUCLEI = 140
+"""Green level above which a pixel of the training frames is no nucleus (natural optical density 0.6; red cells have
+0.35, nuclei 1 and more)."""
+
+
+def crowd(
+    canvases: NDArray[np.uint8],
+    others: NDArray[np.uint8],
+    window_px: float,
+    rng: np.random.Generator,
+) -> NDArray[np.uint8]:
+    """Lay the red cells of other canvases (B, S, S, 3) around the cells in the middle, the darker of two showing."""
+    side = canvases.shape[1]
+    rows, cols = np.mgrid[:side, :side] - (side - 1) / 2
+    beyond = np.hypot(rows, cols)
+    out = canvases.copy()
+    for i, other in enumerate(others):
+        moved = np.roll(other, rng.integers(side, size=2), axis=(0, 1))
+        # from 4.5 to 8 um from the middle: next to a lymphocyte, or half over a monocyte's cytoplasm
+        shows = (beyond > window_px / CROP_UM * rng.uniform(4.5, 8.0)) & (moved[..., 1] > _PALER_THAN_NUCLEI)
+        np.minimum(out[i], moved, out=out[i], where=shows[..., np.newaxis])
     return out
 
 
@@ -133,7 +201,10 @@ def light(pictures: Tensor, plain: NDArray[np.bool_], rng: np.random.Generator, 
     cast = uniform(-0.5, 1, 1, 1, 3) * options.cast_od
     strong = torch.from_numpy(rng.random(count) < 0.2)[:, None, None, None]
     cast = torch.where(strong, uniform(0, 4, 1, 1, 3) * options.cast_od, cast)
-    density = torch.where(torch.from_numpy(plain)[:, None, None, None], density, stained) + cast
+    # between the laboratory's own colours and the drawn ones, so that nothing about the own ones stands apart
+    between = rng.random(count) < options.near
+    share = np.where(plain, 0.0, np.where(between, rng.uniform(0.15, 1.0, count), 1.0)).astype(np.float32)
+    density = density + torch.from_numpy(share)[:, None, None, None] * (stained - density) + cast
 
     x = torch.exp(-density) * (1 + uniform(0, options.overexposure, 1, 1, 1))
     x = x + normal(1.0, CROP_PX, CROP_PX, 3) * uniform(0, 1, 1, 1, 1) ** 2 * options.noise

@@ -4,7 +4,9 @@ PaperNet  the study's network: five 3x3 convolutions with batch norm and ReLU, 2
           fifth, flatten, multilayer perceptron.
 SmearNet  the default: a residual network (He et al. 2016, arXiv 1512.03385) in optical density, pooled by learned
           weights per channel and place (global depthwise convolution, Chen et al. 2018, arXiv 1804.07573), because the
-          cell in question is in the middle and its neighbours are not.
+          cell in question is in the middle and its neighbours are not. Its features are read out twice, for stains like
+          the training laboratory's and for any other, and a gate that sees nothing but the crop's colours weighs the
+          two.
 
 Both take the pixels as they are cut (uint8, white background) and scale them themselves, so that nothing about the
 input has to be remembered outside a weights file. Shapes trail the lines: B crops, C channels.
@@ -54,9 +56,16 @@ class PaperNet(nn.Module):
 
 
 class SmearNet(nn.Module):
-    """Residual network in optical density relative to the crop's own stain strength."""
+    """Residual network in optical density relative to the crop's own stain strength, with two readouts.
 
-    def __init__(self, widths: tuple[int, ...] = (32, 96), blocks: tuple[int, ...] = (1, 1)) -> None:
+    What tells classes apart best in the training laboratory (fine texture, exact hues) misleads elsewhere: one readout
+    for both lost a tenth of another laboratory's cells for every four hundredths that it gained at home. So cells in
+    the training laboratory's own colours teach one readout, cells in drawn ones the other
+    (:mod:`cbctool.classifier.augment`), and the gate learns to tell which it is (a mixture of two experts, Jacobs et
+    al. 1991).
+    """
+
+    def __init__(self, widths: tuple[int, ...] = (40, 120), blocks: tuple[int, ...] = (1, 1)) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         channels = 3
@@ -71,22 +80,26 @@ class SmearNet(nn.Module):
         self.pool = nn.Conv2d(channels, channels, side, groups=channels, bias=False)
         nn.init.constant_(self.pool.weight, 1.0 / side**2)
         self.pool_norm = nn.BatchNorm1d(channels)
-        self.head = nn.Linear(channels, len(CLASSES))
-        self.unlike = nn.Linear(channels, 1)
+        # eight classes, and none of them
+        self.own = nn.Linear(channels, len(CLASSES) + 1)
+        self.foreign = nn.Linear(channels, len(CLASSES) + 1)
+        self.gate = nn.Sequential(nn.BatchNorm1d(9), nn.Linear(9, 32), nn.ReLU(), nn.Linear(32, 1))
 
-    def features(self, crops: Tensor) -> Tensor:
-        """(B, 28, 28, 3) uint8 -> (B, widths[-1])."""
-        x = optical_density(crops.to(self.head.weight.dtype))  # (B, 28, 28, 3)
-        x = x / stain_strength(x)
-        x = self.convolutions(x.permute(0, 3, 1, 2))  # (B, 96, 7, 7)
-        weights = self.pool.weight.flatten(1)  # (96, 49)
-        pooled = (x.flatten(2) * weights).sum(2)  # (B, 96): a depthwise convolution as large as its input
-        return self.pool_norm(pooled)
+    def readouts(self, crops: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, 28, 28, 3) uint8 -> logit of being stained as in training (B,), own and foreign readout (B, 9) each."""
+        x = optical_density(crops.to(self.own.weight.dtype))  # (B, 28, 28, 3)
+        colours, strength = colour_moments(x)
+        x = self.convolutions((x / strength).permute(0, 3, 1, 2))  # (B, 120, 7, 7)
+        weights = self.pool.weight.flatten(1)  # (120, 49)
+        pooled = (x.flatten(2) * weights).sum(2)  # (B, 120): a depthwise convolution as large as its input
+        features = self.pool_norm(pooled)
+        return self.gate(colours)[:, 0], self.own(features), self.foreign(features)
 
     def forward(self, crops: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (B, 8) of the classes, and (B,) of being none of them."""
-        features = self.features(crops)
-        return self.head(features), self.unlike(features)[:, 0]
+        gate, own, foreign = self.readouts(crops)
+        mixed = torch.lerp(foreign, own, torch.sigmoid(gate)[:, None])  # (B, 9)
+        return mixed[:, :-1], mixed[:, -1]
 
 
 def optical_density(rgb: Tensor) -> Tensor:
@@ -94,14 +107,19 @@ def optical_density(rgb: Tensor) -> Tensor:
     return torch.log(256.0 / (rgb + 1.0))
 
 
-def stain_strength(density: Tensor) -> Tensor:
-    """How dark the stained parts of each crop (B, H, W, 3) are: sqrt(mean(d^4) / mean(d^2)), at least 0.1.
+def colour_moments(density: Tensor) -> tuple[Tensor, Tensor]:
+    """How crops (B, H, W, 3) are stained: nine logarithms (B, 9), and the strength (B, 1, 1, 1) of the dark parts.
 
-    The ratio of moments weights the dark pixels, so that the share of the window that a cell fills hardly moves it.
+    Of each channel the mean, which background, cytoplasm and red cells make; mean(d^2) / mean(d); and
+    sqrt(mean(d^4) / mean(d^2)), which weights the dark pixels, so that the share of the window that a nucleus fills
+    hardly moves it. The strength is the last of all channels together, at least 0.1.
     """
     square = density.square()
-    ratio = square.square().mean((1, 2, 3), keepdim=True) / square.mean((1, 2, 3), keepdim=True).clamp_min(1e-4)
-    return ratio.sqrt().clamp_min(0.1)
+    fourth = square.square().mean((1, 2))  # (B, 3)
+    mean, square = density.mean((1, 2)), square.mean((1, 2))
+    colours = torch.cat([mean, square / mean.clamp_min(1e-3), (fourth / square.clamp_min(1e-4)).sqrt()], 1)
+    strength = (fourth.mean(1) / square.mean(1).clamp_min(1e-4)).sqrt().clamp_min(0.1)
+    return colours.clamp_min(1e-3).log(), strength[:, None, None, None]
 
 
 class _Residual(nn.Module):
