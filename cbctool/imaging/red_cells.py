@@ -224,7 +224,7 @@ def _outlines(
     # One gather for everything: 0 is background, 255 beyond the field, in between the cells' own density.
     margin = int(np.ceil(reach[-1])) + 2
     level = np.minimum(np.maximum(absorbance, mask), np.uint8(254))
-    framed = cv2.copyMakeBorder(level, *(4 * [margin]), cv2.BORDER_CONSTANT, value=255)
+    framed = cv2.copyMakeBorder(level, margin, margin, margin, margin, cv2.BORDER_CONSTANT, value=255)
     to_row, to_col = np.floor(_directions(options.rays)[..., np.newaxis] * reach).astype(np.int64) + 1
     row, col = np.floor(seeds).astype(np.int64).T + margin
     level = np.take(framed, (to_row * framed.shape[1] + to_col)[..., np.newaxis] + (row * framed.shape[1] + col))
