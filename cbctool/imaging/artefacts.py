@@ -8,6 +8,7 @@ drawn colours do.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from cbctool.imaging.split import connected_parts, disk
+from cbctool.imaging.split import connected_parts, disk, part_windows
 from cbctool.imaging.stain import DENSITY_UNIT, RedCellColour
 from cbctool.records import CellKind
 
@@ -303,10 +304,16 @@ def find_precipitate(
         granules[index] = contrast > options.granule_contrast or blue_black
         dubious[index] = contrast > options.granule_contrast_near
     if granules.any() and dubious.any():
-        others = np.ones(platelets.shape, np.uint8)
-        others.ravel()[place] = ~granules[label - 1]
-        near = cv2.distanceTransform(others, cv2.DIST_L2, 5).ravel()[place] * um < options.granule_near_um
-        granules |= dubious & (np.bincount(label[near], minlength=count + 1)[1:] > 0)
+        is_granule, windows = np.append(False, granules), part_windows(platelets)
+        reach = math.ceil(options.granule_near_um / um)
+        for index in np.flatnonzero(dubious & ~granules).tolist():
+            rows, cols = windows[index + 1]
+            around = platelets[
+                max(rows.start - reach, 0) : rows.stop + reach, max(cols.start - reach, 0) : cols.stop + reach
+            ]
+            others = (~np.take(is_granule, around)).astype(np.uint8)
+            distance = cv2.distanceTransform(others, cv2.DIST_L2, 5)[around == index + 1].min() * um
+            granules[index] = distance < options.granule_near_um
     return granules
 
 
