@@ -426,8 +426,7 @@ def _fit_tiles(log_levels: Array, lightness: Array, inside: Array, options: Back
     basis, column = _basis(rows, cols), value[:, np.newaxis]
 
     # Grown from the lightest tiles over those that agree: right when a cell fills many of them.
-    bright = np.sort(value[usable])
-    grown = np.array([bright[round(0.95 * (len(bright) - 1))], 0, 0, 0, 0, 0], np.float32)
+    grown = np.array([np.percentile(value[usable], 95), 0, 0, 0, 0, 0], np.float32)
     chosen = usable & (value > grown[0] - 0.5 * options.admit)
     hue = np.median(hues[chosen], axis=0)
     usable &= np.abs(hues - hue).max(axis=1) < options.hue
@@ -636,7 +635,7 @@ def _search(
         score = found.share * min(1.0, float(found.free.sum()) / options.enough_cells)
         if score > best:
             best, diameter = score, float(np.median(found.diameters))
-            if diameter < 0.8 * size:
+            if diameter < 0.8 * size and len(found.diameters) >= options.many_cells:
                 # near the smallest that count: the median is over the larger ones, 8 % too large at 0.12 um/px
                 diameter *= 0.93
         enough = options.min_cells if size == near else options.enough_cells
