@@ -8,6 +8,7 @@ machine does hardly shows.
 from __future__ import annotations
 
 import argparse
+import gc
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -71,7 +72,9 @@ def main() -> None:
     parser.add_argument("--um-per-px", type=float, help="scale of the files; their own red cells tell it otherwise")
     options = parser.parse_args()
     cv2.setNumThreads(1)
-    pool._keep_freed_memory()  # as in a worker
+    # as in a worker
+    gc.set_threshold(100_000, 50, 50)
+    pool._keep_freed_memory()
     # the stages' own clock, but of this process alone
     imaging.time = SimpleNamespace(perf_counter=time.process_time)  # type: ignore[assignment]
     if options.files:

@@ -255,8 +255,10 @@ def find_foreign(
     red = np.bincount(nuclear, density[..., 0][nuclei], count + 1)[1:]
     green = np.bincount(nuclear, density[..., 1][nuclei], count + 1)[1:]
     reasons = [""] * count
-    for index in np.flatnonzero(red > green):
-        body = np.pad((labels == index + 1).astype(np.uint8), 1)
+    suspects = np.flatnonzero(red > green).tolist()
+    windows = part_windows(labels) if suspects else {}
+    for index in suspects:
+        body = np.pad((labels[windows[index + 1]] == index + 1).astype(np.uint8), 1)
         contours, _ = cv2.findContours(body, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
         perimeter = sum(cv2.arcLength(contour, True) for contour in contours)
         if 4 * np.pi * body.sum() < options.precipitate_circularity * perimeter**2:
