@@ -57,7 +57,7 @@ def analyse_field(
 
     Notes
     -----
-    Working memory is in proportion to the area of blood: 10.6 bytes per pixel of a field of 0.12 um/px, beside the
+    Working memory is in proportion to the area of blood: 11.2 bytes per pixel of a field of 0.12 um/px, beside the
     field itself (growth of the largest resident size from 2 to 18 megapixels).
     """
     options = options or ImagingOptions()

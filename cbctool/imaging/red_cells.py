@@ -40,7 +40,7 @@ class RedCellOptions:
     min_um2 : float
         Smaller bodies are not counted.
     min_alone_um2 : float
-        Nor are bodies smaller than this, 4.2 um across, for which no edges vote: of those, most are not annotated as
+        Nor are bodies smaller than this, 4.1 um across, for which no edges vote: of those, most are not annotated as
         red cells (PBC, BCCD annotated again).
     hole_um2 : float
         Holes up to this size are central pallor: 5.6 um across, three quarters of a cell.
@@ -81,7 +81,7 @@ class RedCellOptions:
     """
 
     min_um2: float = 8.0
-    min_alone_um2: float = 14.0
+    min_alone_um2: float = 13.0
     hole_um2: float = 25.0
     pallor_um: float = 2.5
     ring: float = 0.2
