@@ -16,11 +16,13 @@ from hypothesis import strategies as st
 
 from cbctool.errors import CalibrationError
 from cbctool.imaging.calibrate import (
+    Pyramid,
     RedCellOptions,
     RedCellScale,
     estimate_background,
     estimate_scale,
     find_surround,
+    halved,
     normalise,
     resolve_scale,
 )
@@ -341,3 +343,27 @@ def test_half_resolution_and_original_agree():
         assert full is not None
         assert half is not None
         assert half.um_per_px / full.um_per_px == pytest.approx(2.0, rel=0.03)
+
+
+def test_a_pyramid_halves_as_often_as_a_zoom_allows_and_once_for_all():
+    rgb = np.arange(5 * 8 * 3, dtype=np.uint8).reshape(5, 8, 3)
+    pyramid = Pyramid(rgb)
+
+    whole, rest, zoom = pyramid.at(0.6)
+    assert whole is rgb
+    assert (rest, zoom) == (0.6, 1.0)
+
+    quarter, rest, zoom = pyramid.at(0.2)
+    assert quarter.shape == (1, 2, 3)  # odd rows are left out; a single row is not halved
+    assert (rest, zoom) == (0.8, 0.25)
+    assert pyramid.level(1) is pyramid.at(0.5)[0]
+    np.testing.assert_array_equal(pyramid.level(1), halved(rgb, 0.5)[0])
+    assert pyramid.at(0.001)[0] is quarter
+    assert Pyramid.of(pyramid) is pyramid
+
+
+def test_a_pyramid_has_the_scale_of_its_field():
+    rgb = smear(60, shape=(400, 500), background=(255, 255, 255))
+    found = estimate_scale(Pyramid(rgb))
+    assert found is not None
+    assert found == estimate_scale(rgb)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cbctool.imaging.calibrate import Pyramid
 from cbctool.imaging.crop import crop_windows, prepare_picture, thumbnail_jpegs
 from cbctool.records import CROP_PX, CROP_UM
 
@@ -101,3 +102,20 @@ def test_crop_of_a_frame_is_its_bloodmnist_picture():
         crop = prepare_picture(frame, um_per_px=0.19, normalise=False)
         # frames are kept at half resolution: 2 grey levels on average
         assert np.abs(crop.astype(int) - pictures[row.npz_row]).mean() < 4
+
+
+def test_a_window_cut_from_the_halved_field_is_the_one_cut_from_the_whole():
+    um_per_px = CROP_UM / CROP_PX / 6  # 6 px of the field to one of the window, 3 once halved
+    noise = np.random.default_rng(1).integers(0, 256, (12, 12, 3), dtype=np.uint8)
+    rgb = np.asarray(Image.fromarray(noise).resize((264, 240), Image.Resampling.BICUBIC))
+    top, left, side = 36, 48, 6 * CROP_PX
+    box = (left, top, left + side, top + side)
+    whole = np.asarray(Image.fromarray(rgb).resize((CROP_PX, CROP_PX), Image.Resampling.BICUBIC, box=box))
+    centre = (top + side / 2 - 0.5, left + side / 2 - 0.5)
+
+    pyramid = Pyramid(rgb)
+    crop = crop_windows(pyramid, np.array([centre]), um_per_px)[0]
+
+    assert len(pyramid.levels) == 2
+    assert np.abs(crop.astype(int) - whole).max() <= 1
+    np.testing.assert_array_equal(crop, crop_windows(rgb, np.array([centre]), um_per_px)[0])

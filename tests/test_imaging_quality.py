@@ -119,6 +119,16 @@ def test_clumps_by_area():
     assert clumped_share(pair, UM) == pytest.approx(2 / 3, abs=0.03)
 
 
+def test_a_large_field_is_judged_as_its_parts_are():
+    part = discs([*SPREAD[:6], (130, 100), (130, 128)])  # two of them touch
+    field = np.tile(part, (3, 3, 1))
+    one, nine = assess(part), assess(field)
+    assert field.shape[0] * field.shape[1] > 200_000  # so that every second pixel is looked at
+    assert nine.cell_cover == pytest.approx(one.cell_cover, rel=0.02)
+    assert nine.overlap == pytest.approx(one.overlap, abs=0.02)
+    assert nine.blur_um == pytest.approx(one.blur_um, abs=0.05)
+
+
 def test_what_is_not_red_cell_makes_no_clump():
     rgb = discs(SPREAD)
     cv2.rectangle(rgb, (60, 90), (140, 150), (150, 110, 180), -1)

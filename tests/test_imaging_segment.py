@@ -233,6 +233,18 @@ def test_fused_cells_are_two_where_both_nuclei_fill_them(nucleus_um, cells):
     assert (np.sum(found, axis=0) == cell).all()
 
 
+@pytest.mark.parametrize(("axes", "found"), [((5, 8), 0), ((7, 10), 1)])
+def test_of_the_bodies_that_are_no_disc_the_small_ones_are_no_red_cells(axes, found):
+    density = np.zeros((120, 120, 3), np.uint8)
+    cv2.ellipse(density, (60, 60), axes, 0, 0, 360, (20, 40, 40), -1)
+    density = cv2.GaussianBlur(density, (3, 3), 0)
+    foreground = (density[..., 1] > 12).astype(np.uint8)
+    nothing = np.zeros((120, 120), np.int32)
+    outlines = find_red_cells(density, foreground, nothing, 40.0, 0.25, RedCellOptions())
+    assert len(outlines) == found
+    assert len(find_red_cells(density, foreground, nothing, 40.0, 0.25, RedCellOptions(min_alone_um2=4.0))) == 1
+
+
 def test_a_red_cell_with_an_open_pallor_is_found():
     density = np.zeros((120, 120, 3), np.uint8)
     cv2.circle(density, (60, 60), 15, (20, 40, 40), -1)

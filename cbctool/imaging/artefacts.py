@@ -8,6 +8,7 @@ drawn colours do.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from cbctool.imaging.split import connected_parts, disk
+from cbctool.imaging.split import connected_parts, disk, part_windows
 from cbctool.imaging.stain import DENSITY_UNIT, RedCellColour
 from cbctool.records import CellKind
 
@@ -254,8 +255,10 @@ def find_foreign(
     red = np.bincount(nuclear, density[..., 0][nuclei], count + 1)[1:]
     green = np.bincount(nuclear, density[..., 1][nuclei], count + 1)[1:]
     reasons = [""] * count
-    for index in np.flatnonzero(red > green):
-        body = np.pad((labels == index + 1).astype(np.uint8), 1)
+    suspects = np.flatnonzero(red > green).tolist()
+    windows = part_windows(labels) if suspects else {}
+    for index in suspects:
+        body = np.pad((labels[windows[index + 1]] == index + 1).astype(np.uint8), 1)
         contours, _ = cv2.findContours(body, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
         perimeter = sum(cv2.arcLength(contour, True) for contour in contours)
         if 4 * np.pi * body.sum() < options.precipitate_circularity * perimeter**2:
@@ -303,10 +306,16 @@ def find_precipitate(
         granules[index] = contrast > options.granule_contrast or blue_black
         dubious[index] = contrast > options.granule_contrast_near
     if granules.any() and dubious.any():
-        others = np.ones(platelets.shape, np.uint8)
-        others.ravel()[place] = ~granules[label - 1]
-        near = cv2.distanceTransform(others, cv2.DIST_L2, 5).ravel()[place] * um < options.granule_near_um
-        granules |= dubious & (np.bincount(label[near], minlength=count + 1)[1:] > 0)
+        is_granule, windows = np.append(False, granules), part_windows(platelets)
+        reach = math.ceil(options.granule_near_um / um)
+        for index in np.flatnonzero(dubious & ~granules).tolist():
+            rows, cols = windows[index + 1]
+            around = platelets[
+                max(rows.start - reach, 0) : rows.stop + reach, max(cols.start - reach, 0) : cols.stop + reach
+            ]
+            others = (~np.take(is_granule, around)).astype(np.uint8)
+            distance = cv2.distanceTransform(others, cv2.DIST_L2, 5)[around == index + 1].min() * um
+            granules[index] = distance < options.granule_near_um
     return granules
 
 

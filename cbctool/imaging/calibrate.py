@@ -190,6 +190,42 @@ def halved(rgb: Array, zoom: float) -> tuple[Array, float]:
     return rgb, zoom
 
 
+class Pyramid:
+    """A field at full size and halved once, twice ...: each made when it is first asked for, and shared by the stages.
+
+    Parameters
+    ----------
+    rgb : (H, W, 3) uint8 array
+    """
+
+    def __init__(self, rgb: Array) -> None:
+        self.levels: list[Array] = [rgb]
+
+    @classmethod
+    def of(cls, rgb: Array | Pyramid) -> Pyramid:
+        """The pyramid of a picture that may be one already."""
+        return rgb if isinstance(rgb, Pyramid) else cls(rgb)
+
+    @property
+    def rgb(self) -> Array:
+        """The field at full size, (H, W, 3)."""
+        return self.levels[0]
+
+    def level(self, number: int) -> Array:
+        """The field halved so many times; an odd last row or column is left out."""
+        while len(self.levels) <= number:
+            self.levels.append(halved(self.levels[-1], 0.5)[0])
+        return self.levels[number]
+
+    def at(self, zoom: float) -> tuple[Array, float, float]:
+        """The smallest level with more pixels than a zoom needs, the rest of the zoom, and the level's own."""
+        shorter = min(self.rgb.shape[:2])
+        number = 0
+        while zoom <= 0.5 and shorter >> number > 1:
+            number, zoom = number + 1, zoom * 2
+        return self.level(number), zoom, 0.5**number
+
+
 @dataclass(frozen=True, eq=False)
 class Normalised:
     """A field with its background at white.
@@ -516,7 +552,7 @@ class RedCellScale(NamedTuple):
 
 
 def estimate_scale(
-    rgb: Array,
+    rgb: Array | Pyramid,
     options: RedCellOptions | None = None,
     background: Background | None = None,
     near_um_per_px: float | None = None,
@@ -528,7 +564,7 @@ def estimate_scale(
 
     Parameters
     ----------
-    rgb : (H, W, 3) uint8 array
+    rgb : (H, W, 3) uint8 array or Pyramid
         Normalised field: background 255. With ``background``, the field as photographed.
     options : RedCellOptions, optional
     background : Background, optional
@@ -541,7 +577,7 @@ def estimate_scale(
     RedCellScale or None
         None if there are too few red cells with a free outline to tell.
     """
-    options = options or RedCellOptions()
+    options, rgb = options or RedCellOptions(), Pyramid.of(rgb)
     zoom = _search(rgb, options, background, near_um_per_px)
     if zoom is None:
         return None
@@ -582,11 +618,11 @@ _NO_CELLS = _RedCells(np.empty(0), np.empty(0), 0.0)
 
 
 def _search(
-    rgb: Array, options: RedCellOptions, background: Background | None, near_um_per_px: float | None
+    rgb: Pyramid, options: RedCellOptions, background: Background | None, near_um_per_px: float | None
 ) -> float | None:
     """Zoom at which red cells are ``cell_px`` wide, found on copies where they are ``search_cell_px`` wide."""
     coarse = replace(options, cell_px=options.search_cell_px, window_px=options.search_window_px)
-    longer = max(rgb.shape[:2])
+    longer = max(rgb.rgb.shape[:2])
     sizes = [size for size in options.search_px if size <= longer]
     near = 0.0 if near_um_per_px is None else RED_CELL_UM / (near_um_per_px * options.margin)
     if min(options.search_px) / 2 < near < longer:
@@ -599,13 +635,16 @@ def _search(
         score = found.share * min(1.0, float(found.free.sum()) / options.enough_cells)
         if score > best:
             best, diameter = score, float(np.median(found.diameters))
+            if diameter < 0.8 * size and len(found.diameters) >= options.many_cells:
+                # near the smallest that count: the median is over the larger ones, 8 % too large at 0.12 um/px
+                diameter *= 0.93
         enough = options.min_cells if size == near else options.enough_cells
         if len(found.diameters) >= enough and found.share > options.enough_area:
             break
     return options.cell_px / diameter if diameter else None
 
 
-def _red_cells(rgb: Array, zoom: float, options: RedCellOptions, background: Background | None) -> _RedCells:
+def _red_cells(rgb: Pyramid, zoom: float, options: RedCellOptions, background: Background | None) -> _RedCells:
     """Red cells about ``cell_px`` wide at a zoom.
 
     A cell's middle is where the outline of what is darker than the background is farthest all round. Its radius is the
@@ -661,6 +700,16 @@ def _slope(height: int, width: int) -> Array:
     return slope
 
 
+@lru_cache(maxsize=4)
+def _rays(cell_px: float) -> tuple[Array, Array, Array, Array]:
+    """Pixels (directions, steps) and distances (steps,) outwards from a middle; the circle's basis (3, directions)."""
+    # the middles are at least ``core`` radii inside
+    distance = np.arange(0.25 * cell_px, math.ceil(0.8 * cell_px), 0.5)
+    angle = np.arange(24) * (2 * math.pi / 24)
+    rows, cols = (np.rint(line(angle)[:, np.newaxis] * distance).astype(np.intp) for line in (np.sin, np.cos))
+    return rows, cols, distance, np.stack([np.ones(24), np.cos(angle), np.sin(angle)])
+
+
 def _circles(body: Array, x: Array, y: Array, options: RedCellOptions) -> tuple[Array, Array, Array]:
     """Circles through the free parts of outlines round points (n,) deep inside a mask.
 
@@ -671,69 +720,61 @@ def _circles(body: Array, x: Array, y: Array, options: RedCellOptions) -> tuple[
     diameter, free, scatter : (n,) arrays
         Diameter; share of directions in which the outline is free; root mean square of what the circle leaves.
     """
-    # the points are at least ``core`` radii inside
-    start, reach, step, directions = 0.25 * options.cell_px, math.ceil(0.8 * options.cell_px), 0.5, 24
-    angle = np.arange(directions) * (2 * math.pi / directions)
-    distance = np.arange(start, reach, step)
+    rows, cols, distance, basis = _rays(options.cell_px)
+    reach = math.ceil(distance[-1]) + 1
     outside, inside, unseen = 0, 1, 2
     framed = cv2.copyMakeBorder(body, reach, reach, reach, reach, cv2.BORDER_CONSTANT, value=unseen)
     wide = framed.shape[1]
-    rays = np.rint(np.sin(angle)[:, None] * distance) * wide + np.rint(np.cos(angle)[:, None] * distance)
-    at = ((y + reach) * wide + x + reach)[:, None, None] + rays.astype(np.intp)  # (n, directions, steps)
-    met = framed.ravel()[at]
-    first = (met != inside).argmax(axis=2)
+    met = np.take(framed, ((y + reach) * wide + x + reach)[:, None, None] + (rows * wide + cols))
+    first = (met != inside).argmax(axis=2)  # (n, directions)
     ends = np.take_along_axis(met, first[..., None], axis=2)[..., 0] == outside
-    length = np.where(ends, start + (first - 0.5) * step, np.inf)
+    length = np.where(ends, distance[first] - 0.5 * (distance[1] - distance[0]), np.inf)
 
-    short = np.sort(length, axis=1)[:, directions // 5, np.newaxis]
-    free = np.isfinite(length) & (length < options.elongation * short)
-    basis = np.stack([np.ones(directions), np.cos(angle), np.sin(angle)])
-    seen = np.where(free, length, 0.0)
-    fitted, scatter = np.zeros((len(x), 3)), np.zeros(len(x))
+    short = np.sort(length, axis=1)[:, len(rows) // 5, np.newaxis]
+    free = length < options.elongation * np.minimum(short, reach)
+    # the outline is read to half a pixel, and its middle is known as well as ``off_middle`` says
+    pull = (0.06 / options.off_middle) ** 2
+    prior = np.diag([1e-6, pull, pull])
+    squares = (basis[:, np.newaxis] * basis).reshape(9, -1)
     for _ in range(2):
-        products = np.einsum("nd,id,jd->nij", free, basis, basis)
-        # the outline is read to half a pixel, and its middle is known as well as ``off_middle`` says
-        pull = (0.06 / options.off_middle) ** 2
-        products += np.diag([1e-6, pull, pull])
+        seen = np.where(free, length, 0.0)
+        products = (free.astype(float) @ squares.T).reshape(-1, 3, 3) + prior
         fitted = np.linalg.solve(products, (seen @ basis.T)[..., np.newaxis])[..., 0]
-        residual = np.where(free, length - fitted @ basis, 0.0)
+        residual = (seen - fitted @ basis) * free
         scatter = np.sqrt((residual**2).sum(axis=1) / np.maximum(free.sum(axis=1), 1))
         free &= np.abs(residual) < 0.12 * fitted[:, :1]
-        seen = np.where(free, length, 0.0)
     return 2.0 * fitted[:, 0], free.mean(axis=1), scatter
 
 
-def _looked_at(rgb: Array, zoom: float, window_px: int, background: Background | None) -> tuple[Array, float]:
+def _looked_at(rgb: Pyramid, zoom: float, window_px: int, background: Background | None) -> tuple[Array, float]:
     """The middle of a picture at a zoom, at most ``window_px`` long either way, and the zoom that it really has."""
-    side = math.ceil(window_px / zoom)
-    height, width = (min(length, side) for length in rgb.shape[:2])
-    top, left = (rgb.shape[0] - height) // 2, (rgb.shape[1] - width) // 2
-    part = rgb[top : top + height, left : left + width]
-    part, rest = halved(part, zoom)
-    size = (max(1, round(part.shape[1] * rest)), max(1, round(part.shape[0] * rest)))
-    zoom *= size[0] / part.shape[1] / rest
+    level, rest, own = rgb.at(zoom)
+    side = math.ceil(window_px / rest)
+    height, width = (min(length, side) for length in level.shape[:2])
+    top, left = (level.shape[0] - height) // 2, (level.shape[1] - width) // 2
+    part = level[top : top + height, left : left + width]
+    size = (max(1, round(width * rest)), max(1, round(height * rest)))
+    zoom = own * size[0] / width
     small = cv2.resize(part, size, interpolation=cv2.INTER_LINEAR if rest <= 1 else cv2.INTER_CUBIC)
     if background is None:
         return small, zoom
-    if (height, width) == rgb.shape[:2]:
+    if (height, width) == level.shape[:2]:
         return background.apply(small), zoom
-    return background.apply(small, top, left, zoom), zoom
+    return background.apply(small, top / own, left / own, zoom), zoom
 
 
 def _outline_level(small: Array, options: RedCellOptions) -> float | None:
     """Green level of the outlines of red cells: a share of the median density of what lies inside (None if nothing)."""
     sample = small[::2, ::2]
     green = sample[..., 1][sample[..., 0] > 255 * math.exp(-options.max_red_density)]
-    counts = np.bincount(green.ravel(), minlength=256)
-    density = -np.log(np.maximum(np.arange(256), 1) / 255.0)
+    total = np.cumsum(np.bincount(green.ravel(), minlength=256))  # from dark to light
     threshold = options.min_density
     for _ in range(8):
-        inside = np.where(density > threshold, counts, 0)[::-1]  # from light to dark
-        total = np.cumsum(inside)
-        if total[-1] == 0:
+        lightest = math.ceil(255.0 * math.exp(-threshold)) - 1
+        if total[lightest] == 0:
             return None
-        body = density[::-1][int(np.searchsorted(total, total[-1] / 2))]
-        before, threshold = threshold, max(options.outline * body, options.min_density)
+        middle = int(np.searchsorted(total, total[lightest] / 2, side="right"))
+        before, threshold = threshold, max(-options.outline * math.log(max(middle, 1) / 255.0), options.min_density)
         if threshold == before:
             break
     return 255.0 * math.exp(-threshold)

@@ -19,18 +19,25 @@ from cbctool.imaging import calibrate
 from cbctool.records import CROP_PX, CROP_UM, THUMBNAIL_PX, THUMBNAIL_UM
 
 _WHITE = 255
+_FEWEST_PX = 2.5
+"""Pixels of the halved field that become one of the window's, at least: 99.9 % of the values of BCCD's 706 windows are
+then within 1 of those cut at full size, for a quarter of the time."""
+
 # Pillow's bicubic kernel reaches two source pixels, widened by the reduction; one spare pixel for the box's fraction.
 _KERNEL_REACH = 2.0
 
 
 def crop_windows(
-    rgb: NDArray[Any], centres: NDArray[Any], um_per_px: float, background: calibrate.Background | None = None
+    rgb: NDArray[Any] | calibrate.Pyramid,
+    centres: NDArray[Any],
+    um_per_px: float,
+    background: calibrate.Background | None = None,
 ) -> NDArray[Any]:
     """Cut the classifier's windows out of a field with its background at white.
 
     Parameters
     ----------
-    rgb : (H, W, 3) uint8 array
+    rgb : (H, W, 3) uint8 array or Pyramid
         Field with its background at white (:func:`cbctool.imaging.calibrate.normalise`); with ``background``, the field
         as photographed.
     centres : (N, 2) array
@@ -45,25 +52,31 @@ def crop_windows(
     (N, 28, 28, 3) uint8 array
         A window that passes the edge of the field is padded with white.
     """
-    _check(rgb, um_per_px)
-    centres = np.asarray(centres, dtype=float).reshape(-1, 2)
-    side = CROP_UM / um_per_px
-    if background is not None and len(centres) * side**2 > rgb.shape[0] * rgb.shape[1]:
-        rgb, background = background.apply(rgb), None
+    pyramid = calibrate.Pyramid.of(rgb)
+    _check(pyramid.rgb, um_per_px)
+    level, _, zoom = pyramid.at(_FEWEST_PX * CROP_PX * um_per_px / CROP_UM)
+    centres = (np.asarray(centres, dtype=float).reshape(-1, 2) + 0.5) * zoom - 0.5
+    side = CROP_UM / um_per_px * zoom
+    if background is not None and len(centres) * side**2 > level.shape[0] * level.shape[1]:
+        level, background = background.apply(level), None
     crops = np.empty((len(centres), CROP_PX, CROP_PX, 3), np.uint8)
     for crop, (row, col) in zip(crops, centres, strict=True):
-        crop[:] = _window(rgb, row, col, side, CROP_PX, background)
+        crop[:] = _window(level, row, col, side, CROP_PX, background, zoom)
     return crops
 
 
-def thumbnail_jpegs(rgb: NDArray[Any], centres: NDArray[Any], um_per_px: float, quality: int = 85) -> list[bytes]:
+def thumbnail_jpegs(
+    rgb: NDArray[Any] | calibrate.Pyramid, centres: NDArray[Any], um_per_px: float, quality: int = 85
+) -> list[bytes]:
     """Cut 96 x 96 gallery pictures, 23.75 um wide, out of a field as photographed, one JPEG per centre."""
-    _check(rgb, um_per_px)
+    pyramid = calibrate.Pyramid.of(rgb)
+    _check(pyramid.rgb, um_per_px)
     pictures = []
-    side = max(1, round(THUMBNAIL_UM / um_per_px))
-    for row, col in np.asarray(centres, dtype=float).reshape(-1, 2):
-        top, left = round(row + 0.5 - side / 2), round(col + 0.5 - side / 2)
-        patch, _ = calibrate.halved(_patch(rgb, top, left, top + side, left + side), THUMBNAIL_PX / side)
+    level, _, zoom = pyramid.at(THUMBNAIL_PX * um_per_px / THUMBNAIL_UM)
+    side = max(1, round(THUMBNAIL_UM / um_per_px * zoom))
+    for row, col in (np.asarray(centres, dtype=float).reshape(-1, 2) + 0.5) * zoom:
+        top, left = round(row - side / 2), round(col - side / 2)
+        patch = _patch(level, top, left, top + side, left + side)
         window = cv2.resize(patch, (THUMBNAIL_PX, THUMBNAIL_PX), interpolation=cv2.INTER_LINEAR)
         blue_first = cv2.cvtColor(window, cv2.COLOR_RGB2BGR)
         encoded = cv2.imencode(".jpg", blue_first, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
@@ -123,7 +136,13 @@ def _check(rgb: NDArray[Any], um_per_px: float) -> None:
 
 
 def _window(
-    rgb: NDArray[Any], row: float, col: float, side: float, size: int, background: calibrate.Background | None = None
+    rgb: NDArray[Any],
+    row: float,
+    col: float,
+    side: float,
+    size: int,
+    background: calibrate.Background | None = None,
+    zoom: float = 1.0,
 ) -> NDArray[Any]:
     """Resample the ``side`` px square centred on (row, col) to ``size`` x ``size``; white beyond the edge."""
     # A pixel covers [i, i + 1) for Pillow, while a centre of 0 is the middle of the first pixel.
@@ -131,19 +150,25 @@ def _window(
     reach = int(np.ceil(_KERNEL_REACH * max(side / size, 1.0))) + 1
     y0, x0 = int(np.floor(top)) - reach, int(np.floor(left)) - reach
     y1, x1 = int(np.ceil(top + side)) + reach, int(np.ceil(left + side)) + reach
-    patch = _patch(rgb, y0, x0, y1, x1, background)
+    patch = _patch(rgb, y0, x0, y1, x1, background, zoom)
     box = (left - x0, top - y0, left - x0 + side, top - y0 + side)
     return np.asarray(Image.fromarray(patch).resize((size, size), Image.Resampling.BICUBIC, box=box))
 
 
 def _patch(
-    rgb: NDArray[Any], y0: int, x0: int, y1: int, x1: int, background: calibrate.Background | None = None
+    rgb: NDArray[Any],
+    y0: int,
+    x0: int,
+    y1: int,
+    x1: int,
+    background: calibrate.Background | None = None,
+    zoom: float = 1.0,
 ) -> NDArray[Any]:
     """Cut out rows ``y0`` to ``y1`` and columns ``x0`` to ``x1``; white beyond the edge."""
     height, width = rgb.shape[:2]
     inside = np.ascontiguousarray(rgb[max(y0, 0) : max(y1, 0), max(x0, 0) : max(x1, 0)])
     if background is not None and inside.size:
-        inside = background.apply(inside, max(y0, 0), max(x0, 0), 1.0)
+        inside = background.apply(inside, max(y0, 0) / zoom, max(x0, 0) / zoom, zoom)
     if y0 >= 0 and x0 >= 0 and y1 <= height and x1 <= width:
         return inside
     patch = np.full((y1 - y0, x1 - x0, 3), _WHITE, np.uint8)

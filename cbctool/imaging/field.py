@@ -5,11 +5,9 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, replace
 from dataclasses import field as dataclass_field
-from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from cbctool.imaging import calibrate
 from cbctool.imaging.crop import crop_windows, thumbnail_jpegs
@@ -59,7 +57,7 @@ def analyse_field(
 
     Notes
     -----
-    Working memory is in proportion to the area of blood: 10.6 bytes per pixel of a field of 0.12 um/px, beside the
+    Working memory is in proportion to the area of blood: 11.2 bytes per pixel of a field of 0.12 um/px, beside the
     field itself (growth of the largest resident size from 2 to 18 megapixels).
     """
     options = options or ImagingOptions()
@@ -67,11 +65,12 @@ def analyse_field(
     clock = _Stopwatch(seconds)
     height, width = field.rgb.shape[:2]
 
+    pyramid = calibrate.Pyramid(field.rgb)
     background = calibrate.estimate_background(field.rgb)
-    scale, warnings = _scale(field, background, given_um_per_px, slide_scale)
+    scale, warnings = _scale(field, pyramid, background, given_um_per_px, slide_scale)
     clock.lap("calibrate")
 
-    segmentation = _segment(field.rgb, background, scale.um_per_px, options.segment)
+    segmentation = _segment(pyramid, background, scale.um_per_px, options.segment)
     outside = background.surround_small
     clock.lap("segment")
 
@@ -92,13 +91,13 @@ def analyse_field(
 
     chosen = [i for i, cell in enumerate(cells) if cell.kind in (CellKind.NUCLEATED, CellKind.PLATELET)]
     centres = np.array([(cells[i].row_px, cells[i].col_px) for i in chosen]).reshape(-1, 2)
-    crops = crop_windows(field.rgb, centres, scale.um_per_px, background)
+    crops = crop_windows(pyramid, centres, scale.um_per_px, background)
     nucleated = [cells[i].kind is CellKind.NUCLEATED for i in chosen]
-    pictures = iter(thumbnail_jpegs(field.rgb, centres[np.array(nucleated, bool)], scale.um_per_px))
+    pictures = iter(thumbnail_jpegs(pyramid, centres[np.array(nucleated, bool)], scale.um_per_px))
     thumbnails = tuple(next(pictures) if is_nucleated else b"" for is_nucleated in nucleated)
     clock.lap("crop")
 
-    preview, preview_scale = _preview(field.rgb)
+    preview, preview_scale = _preview(pyramid)
     clock.lap("preview")
     summary = FieldSummary(
         name=field.name,
@@ -130,33 +129,43 @@ class _Stopwatch:
 
 
 def _scale(
-    field: Field, background: calibrate.Background, given: float | None, slide_scale: Scale | None
+    field: Field,
+    pyramid: calibrate.Pyramid,
+    background: calibrate.Background,
+    given: float | None,
+    slide_scale: Scale | None,
 ) -> tuple[Scale, tuple[str, ...]]:
     """The field's scale by order of trust, and what is to be said about it."""
     expected = given or field.um_per_px or (slide_scale.um_per_px if slide_scale else None)
-    red_cells = calibrate.estimate_scale(field.rgb, background=background, near_um_per_px=expected)
+    red_cells = calibrate.estimate_scale(pyramid, background=background, near_um_per_px=expected)
     return calibrate.resolve_scale(given, field.um_per_px, red_cells, slide_scale, field.name)
 
 
 def _segment(
-    rgb: NDArray[Any], background: calibrate.Background, um_per_px: float, options: SegmentOptions
+    pyramid: calibrate.Pyramid, background: calibrate.Background, um_per_px: float, options: SegmentOptions
 ) -> Segmentation:
     """Segment a field of which only the working copy is normalised."""
+    level, _, zoom = pyramid.at(um_per_px / options.working_um_per_px)
     # no name for the copy, so that it can go as soon as it is not needed any more
     found = segment(
-        background.apply(working_copy(rgb, um_per_px, options.working_um_per_px)), options.working_um_per_px, options
+        background.apply(working_copy(level, um_per_px / zoom, options.working_um_per_px)),
+        options.working_um_per_px,
+        options,
     )
     height, width = found.azure.shape
-    per_row, per_col = rgb.shape[0] / height, rgb.shape[1] / width
+    per_row, per_col = pyramid.rgb.shape[0] / height, pyramid.rgb.shape[1] / width
     return replace(found, um_per_px=um_per_px * (per_row * per_col) ** 0.5, px_per_row=per_row, px_per_col=per_col)
 
 
-def _preview(rgb: NDArray[Any]) -> tuple[bytes, float]:
+def _preview(pyramid: calibrate.Pyramid) -> tuple[bytes, float]:
     """The field as JPEG, reduced by a whole number, which is several times faster than by any other."""
+    rgb = pyramid.rgb
     factor = -(-max(rgb.shape[:2]) // _PREVIEW_PX)
     height, width = rgb.shape[0] // factor, rgb.shape[1] // factor
     small = rgb
-    if factor > 1 and min(height, width) > 0:
+    if factor == 2 and min(height, width) > 0:
+        small = pyramid.level(1)
+    elif factor > 1 and min(height, width) > 0:
         small = cv2.resize(rgb[: height * factor, : width * factor], (width, height), interpolation=cv2.INTER_AREA)
     blue_first = cv2.cvtColor(small, cv2.COLOR_RGB2BGR)
     encoded = cv2.imencode(".jpg", blue_first, [cv2.IMWRITE_JPEG_QUALITY, _PREVIEW_QUALITY])

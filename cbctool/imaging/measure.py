@@ -26,6 +26,8 @@ Ruifrok AC, Johnston DA. Quantification of histochemical staining by color decon
 
 from __future__ import annotations
 
+from dataclasses import fields
+from operator import itemgetter
 from typing import Any
 
 import cv2
@@ -59,16 +61,23 @@ def measure_cells(segmentation: Segmentation, height_px: int, width_px: int) -> 
     tuple of Cell
         Numbered from 1, top to bottom by their centre.
     """
-    cells = [
-        *_nucleated_and_platelets(segmentation, height_px, width_px),
-        *_red_cells(segmentation, height_px, width_px),
-    ]
-    cells.sort(key=lambda measures: (measures["row_px"], measures["col_px"]))
-    return tuple(Cell(cell=number, **measures) for number, measures in enumerate(cells, start=1))
+    others = _nucleated_and_platelets(segmentation, height_px, width_px)
+    cells = [tuple(measures.get(name, usual) for name, usual in _FIELDS.items()) for measures in others]
+    cells += _red_cells(segmentation, height_px, width_px)
+    place = list(_FIELDS)
+    cells.sort(key=itemgetter(place.index("row_px"), place.index("col_px")))
+    return tuple(Cell(number, *measures) for number, measures in enumerate(cells, start=1))
 
 
-def _red_cells(segmentation: Segmentation, height_px: int, width_px: int) -> list[dict[str, Any]]:
-    """Size, place and form of every red cell from its outline; what passes the edge of the field is cut off."""
+_FIELDS = {field.name: field.default for field in fields(Cell)[1:]}
+"""What a cell has besides its number, and what it is by default, in order: by position is twice as fast as by name."""
+
+
+def _red_cells(segmentation: Segmentation, height_px: int, width_px: int) -> list[tuple[Any, ...]]:
+    """Size, place and form of every red cell from its outline; what passes the edge of the field is cut off.
+
+    One row per cell, as in ``_FIELDS``.
+    """
     um, per_row, per_col = segmentation.um_per_px, segmentation.px_per_row, segmentation.px_per_col
     height, width = segmentation.azure.shape
     # from pixel centres to the pixels' outer edges, where a field begins at 0
@@ -106,8 +115,9 @@ def _red_cells(segmentation: Segmentation, height_px: int, width_px: int) -> lis
         "circularity": circularity,
         "eccentricity": eccentricity,
     }
-    rows_of = zip(*(values.tolist() for values in columns.values()), strict=True)
-    return [{"kind": CellKind.ERYTHROCYTE, **dict(zip(columns, values, strict=True))} for values in rows_of]
+    usual = {**_FIELDS, "kind": CellKind.ERYTHROCYTE}
+    measured = {name: values.tolist() for name, values in columns.items()}
+    return list(zip(*(measured.get(name, len(area) * [usual[name]]) for name in _FIELDS), strict=True))
 
 
 def _nucleated_and_platelets(segmentation: Segmentation, height_px: int, width_px: int) -> list[dict[str, Any]]:

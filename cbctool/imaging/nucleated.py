@@ -210,8 +210,10 @@ def find_smudges(
     hue = red / np.maximum(green, 1.0)
     pale = red < options.smudge_density * np.median(red)
     reddish = hue < options.smudge_hue * np.median(hue)
-    for index in np.flatnonzero(pale & reddish):
-        rows, cols = np.nonzero(labels == index + 1)
+    suspects = np.flatnonzero(pale & reddish).tolist()
+    windows = part_windows(labels) if suspects else {}
+    for index in suspects:
+        rows, cols = np.nonzero(labels[windows[index + 1]] == index + 1)
         body = np.zeros((int(np.ptp(rows)) + 3, int(np.ptp(cols)) + 3), np.uint8)
         body[rows - rows.min() + 1, cols - cols.min() + 1] = 1
         contours, _ = cv2.findContours(body, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
@@ -235,7 +237,8 @@ def without_appendages(cell: NDArray[Any], um: float, options: NucleatedOptions)
     (h, w) bool array
     """
     radius = max(1, round(options.body_um / um))
-    padded: NDArray[Any] = np.pad(cell.astype(np.uint8), radius + 1)
+    margin = radius + 1
+    padded = cv2.copyMakeBorder(cell.astype(np.uint8), margin, margin, margin, margin, cv2.BORDER_CONSTANT, value=0)
     body: NDArray[Any] = cv2.dilate(cv2.morphologyEx(padded, cv2.MORPH_OPEN, disk(radius)), np.ones((3, 3), np.uint8))
     hanging = cv2.bitwise_and(padded, 1 - body)
     count, pieces, stats, _ = cv2.connectedComponentsWithStats(hanging, connectivity=4)
@@ -249,7 +252,6 @@ def without_appendages(cell: NDArray[Any], um: float, options: NucleatedOptions)
         thickness = 2 * float(cv2.distanceTransform(here, cv2.DIST_L2, 3).max()) * um
         if thickness >= options.appendage_thickness_um and neck <= options.neck * 2 * np.sqrt(area / np.pi):
             kept &= here == 0
-    margin = radius + 1
     return np.asarray(kept[margin:-margin, margin:-margin])
 
 

@@ -89,19 +89,19 @@ def find_platelets(
     mask = cv2.morphologyEx(mask, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
     labels, area = connected_parts(mask)
     count = len(area)
-    depth = cv2.distanceTransform(mask, cv2.DIST_L2, 3)
-    thick = np.bincount(labels[depth * um >= options.min_thickness_um], minlength=count) > 0
     dense = np.bincount(labels[azure > options.min_peak * red_level], minlength=count) >= 0.1 * area
     fits = (area * um**2 >= options.min_um2) & (area * um**2 <= options.max_um2)
-    kept = thick & dense & fits
+    kept = dense & fits
     kept[0] = False
     windows = part_windows(labels) if kept.any() else {}
     for label in np.flatnonzero(kept).tolist():
         rows, cols = windows[label]
         window = (slice(max(rows.start - 2, 0), rows.stop + 2), slice(max(cols.start - 2, 0), cols.stop + 2))
         here = (labels[window] == label).astype(np.uint8)
-        compactness = float(depth[window][here > 0].max()) / np.sqrt(area[label] / np.pi)
-        if compactness < options.min_compactness:
+        # the nearest gap lies in the window, unless it lies beyond the picture
+        thickness = float(cv2.distanceTransform(here, cv2.DIST_L2, 3).max())
+        compact = thickness >= options.min_compactness * np.sqrt(area[label] / np.pi)
+        if thickness * um < options.min_thickness_um or not compact:
             kept[label] = False
             continue
         ring = cv2.dilate(here, np.ones((5, 5), np.uint8)) > cv2.dilate(here, np.ones((3, 3), np.uint8))
@@ -111,7 +111,7 @@ def find_platelets(
             large = area[label] * um**2 >= options.min_um2_on_red
             kept[label] = large and peak > options.min_peak_on_red * red_level
     numbers = np.where(kept, np.cumsum(kept), 0).astype(np.int32)
-    place = np.flatnonzero(mask)
+    place = np.flatnonzero(mask.view(bool))
     platelets = np.zeros_like(labels)
     platelets.ravel()[place] = numbers[labels.ravel()[place]]
     return platelets

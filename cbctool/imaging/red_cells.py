@@ -10,6 +10,7 @@ the share of their outline that shows an edge.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +39,9 @@ class RedCellOptions:
     ----------
     min_um2 : float
         Smaller bodies are not counted.
+    min_alone_um2 : float
+        Nor are bodies smaller than this, 4.1 um across, for which no edges vote: of those, most are not annotated as
+        red cells (PBC, BCCD annotated again).
     hole_um2 : float
         Holes up to this size are central pallor: 5.6 um across, three quarters of a cell.
     pallor_um, ring : float
@@ -77,6 +81,7 @@ class RedCellOptions:
     """
 
     min_um2: float = 8.0
+    min_alone_um2: float = 13.0
     hole_um2: float = 25.0
     pallor_um: float = 2.5
     ring: float = 0.2
@@ -137,64 +142,72 @@ def find_red_cells(
         return np.zeros((0, options.rays, 2), np.float32)
     radii, support = _outlines(absorbance, mask, seeds, red_level, um, options)
     kept = _settle(seeds, radii, support, um, options)
-    outlines = seeds[kept, np.newaxis] + radii[kept, :, np.newaxis] / um * _directions(options.rays)
+    outlines = _points(seeds[kept], radii[:, kept] / np.float32(um))
     whole = _centre_in_field(outlines, mask.shape, options.min_depth)
-    return np.asarray(outlines[whole], dtype=np.float32)
+    return np.ascontiguousarray(outlines[..., whole].T)
 
 
 def _seeds(
     absorbance: NDArray[Any], mask: NDArray[Any], red_level: float, um: float, options: RedCellOptions
 ) -> NDArray[Any]:
-    """Centres (n, 2) that the edges vote for, and one per body that has none; open pallor is filled in ``mask``."""
+    """Centres (n, 2) that the edges vote for, and one per body that has none; open pallor is filled in ``mask``.
+
+    All lie where four pixels meet, so that the same pixels lie around each.
+    """
     zoom = um / options.vote_um_per_px
     height, width = max(1, round(mask.shape[0] * zoom)), max(1, round(mask.shape[1] * zoom))
-    small = cv2.resize(absorbance, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32)
+    votes = _votes(cv2.resize(absorbance, (width, height), interpolation=cv2.INTER_AREA), red_level, options)
+    low, high = (radius / options.vote_um_per_px for radius in options.vote_um)
+    # an ideal disc: its whole perimeter, edges about two pixels wide, spread over the blur
+    ideal = 2 * np.pi * 0.5 * (low + high) * 2 / (2 * np.pi * (1.5**2 + 0.6))
+    size = 2 * max(1, round(options.peak_um / options.vote_um_per_px / 2)) + 1
+    highest = cv2.dilate(np.maximum(votes, np.float32(options.min_votes * ideal)), np.ones((size, size), np.uint8))
+    found = np.stack(np.divmod(np.flatnonzero(votes == highest), width), axis=1)
+
+    # bodies without a vote: cut by the edge, or of another shape
+    labels, area = connected_parts(cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST))
+    alone = area * options.vote_um_per_px**2 >= options.min_alone_um2
+    alone[labels[found[:, 0], found[:, 1]]] = False
+    alone[0] = False
+    place = np.flatnonzero(np.take(alone, labels))
+    number = np.cumsum(alone)[labels.ravel()[place]] - 1
+    middles = [np.bincount(number, line, np.count_nonzero(alone)) / area[alone] for line in np.divmod(place, width)]
+
+    found = np.floor((found + 0.5) / zoom)
+    rows, cols = np.minimum(found.astype(int), np.array(mask.shape) - 1).T
+    pallor = round(options.pallor_um / um)
+    kept = np.ones(len(found), bool)
+    for index in np.flatnonzero(mask[rows, cols] == 0).tolist():
+        row, col = int(rows[index]), int(cols[index])
+        window = mask[max(row - 2 * pallor, 0) : row + 2 * pallor + 1, max(col - 2 * pallor, 0) : col + 2 * pallor + 1]
+        kept[index] = window.mean() > options.ring
+        if kept[index]:
+            cv2.circle(mask, (col, row), pallor, (1,), -1)
+    centres = np.concatenate([found[kept], np.floor((np.stack(middles, axis=1) + 0.5) / zoom)])
+    return np.asarray(np.minimum(centres, np.array(mask.shape) - 1) - 0.5)
+
+
+def _votes(small: NDArray[Any], red_level: float, options: RedCellOptions) -> NDArray[Any]:
+    """Votes of edges for the centres of red cells, (h, w) float32, from absorbance (h, w) uint8 at the votes' scale."""
+    height, width = small.shape
     dx = cv2.Sobel(small, cv2.CV_32F, 1, 0, scale=1 / 8)
     dy = cv2.Sobel(small, cv2.CV_32F, 0, 1, scale=1 / 8)
     steep = cv2.magnitude(dx, dy)
     place = np.flatnonzero(steep > options.edge_share * red_level)
-    rows, cols = np.divmod(place, width)
     slope = np.take(steep, place)
-    weight = np.minimum(slope / (0.3 * red_level), 1.0)
+    weight = np.minimum(slope / np.float32(0.3 * red_level), np.float32(1.0))
+    right, down = np.take(dx, place) / slope, np.take(dy, place) / slope
     low, high = (radius / options.vote_um_per_px for radius in options.vote_um)
-    reach = np.arange(low, high + 0.5, 1.0)
-    to_row = np.rint(rows + reach[:, np.newaxis] * (dy[rows, cols] / slope)).astype(np.int64)
-    to_col = np.rint(cols + reach[:, np.newaxis] * (dx[rows, cols] / slope)).astype(np.int64)
-    inside = (to_row >= 0) & (to_row < height) & (to_col >= 0) & (to_col < width)
-    weights = np.broadcast_to(weight, to_row.shape)[inside]
-    votes: NDArray[Any] = np.bincount(to_row[inside] * width + to_col[inside], weights, height * width)
-    votes = cv2.GaussianBlur(votes.reshape(height, width).astype(np.float32), (0, 0), 1.5)
-    # an ideal disc: its whole perimeter, edges about two pixels wide, spread over the blur
-    ideal = 2 * np.pi * 0.5 * (low + high) * 2 / (2 * np.pi * (1.5**2 + 0.6))
-    size = 2 * max(1, round(options.peak_um / options.vote_um_per_px / 2)) + 1
-    peaks = (votes == cv2.dilate(votes, np.ones((size, size), np.uint8))) & (votes > options.min_votes * ideal)
-    found = (np.argwhere(peaks) + 0.5) / zoom - 0.5
-
-    # bodies without a vote: cut by the edge, or of another shape
-    labels, area = connected_parts(mask)
-    has_seed = np.zeros(len(area), bool)
-    if len(found):
-        place = np.clip(np.rint(found).astype(int), 0, np.array(mask.shape) - 1)
-        pallor = round(options.pallor_um / um)
-        kept = np.ones(len(found), bool)
-        for index in np.flatnonzero(mask[place[:, 0], place[:, 1]] == 0):
-            row, col = place[index].tolist()
-            window = mask[
-                max(row - 2 * pallor, 0) : row + 2 * pallor + 1, max(col - 2 * pallor, 0) : col + 2 * pallor + 1
-            ]
-            kept[index] = window.mean() > options.ring
-            if kept[index]:
-                cv2.circle(mask, (col, row), pallor, (1,), -1)
-        has_seed[labels[place[:, 0], place[:, 1]]] = True
-        found = found[kept]
-    has_seed[0] = True
-    alone = ~has_seed & (area * um**2 >= options.min_um2)
-    place = np.flatnonzero(mask)
-    place = place[alone[labels.ravel()[place]]]
-    number = np.cumsum(alone)[labels.ravel()[place]] - 1
-    count = np.count_nonzero(alone)
-    middles = [np.bincount(number, line, count) / area[alone] for line in np.divmod(place, mask.shape[1])]
-    return np.concatenate([found.reshape(-1, 2), np.stack(middles, axis=1)])
+    reach = np.arange(low, high + 0.5, 1.0, dtype=np.float32)
+    margin = math.ceil(reach[-1]) + 1  # a frame for the votes that leave the picture
+    wide = width + 2 * margin
+    rows, cols = np.divmod(place, width)
+    start = (rows + margin) * wide + cols + margin
+    to = [start + np.rint(r * down).astype(np.int64) * wide + np.rint(r * right).astype(np.int64) for r in reach]
+    weights = np.broadcast_to(weight, (len(reach), len(weight))).ravel()
+    votes = np.bincount(np.concatenate(to), weights, (height + 2 * margin) * wide).reshape(-1, wide)
+    inside = votes[margin:-margin, margin:-margin].astype(np.float32)
+    return np.asarray(cv2.GaussianBlur(inside, (0, 0), 1.5))
 
 
 def _outlines(
@@ -205,76 +218,82 @@ def _outlines(
     um: float,
     options: RedCellOptions,
 ) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Best closed outline around each seed: radii (n, rays), um, and the share of it that shows an edge (n,)."""
+    """Best closed outline around each seed: radii (rays, n), um, and the share of it that shows an edge (n,)."""
     radius = np.arange(options.ray_um[0], options.ray_um[1] + 1e-6, um)
     reach = np.concatenate([[radius[0] - um], radius, [radius[-1] + um]]) / um
-    direction = _directions(options.rays)
-    offset = (reach[:, np.newaxis] * direction[:, np.newaxis]).astype(np.float32)  # (rays, r, 2)
     # One gather for everything: 0 is background, 255 beyond the field, in between the cells' own density.
-    margin = int(np.ceil(reach[-1])) + 1
-    framed = cv2.copyMakeBorder(
-        np.minimum(np.maximum(absorbance, mask), 254), margin, margin, margin, margin, cv2.BORDER_CONSTANT, value=255
-    )
-    start = (seeds + margin + 0.5).astype(np.float32)[:, np.newaxis, np.newaxis]
-    row = (start[..., 0] + offset[..., 0]).astype(np.int32)  # all positive: the fraction is cut off, not rounded
-    col = (start[..., 1] + offset[..., 1]).astype(np.int32)
-    level = framed.ravel()[row * np.int32(framed.shape[1]) + col]
-    beyond, empty = level == 255, level == 0
-    density = np.where(beyond, np.uint8(0), level).astype(np.float32)
-    # drop of density outwards across each radius
-    drop = (density[..., :-2] - density[..., 2:]) / np.float32(red_level)
-    # once the ray has left the foreground, there is no cell any more
-    left = np.cumsum(empty[..., 1:-1], axis=-1, dtype=np.int8) > 1
+    margin = int(np.ceil(reach[-1])) + 2
+    level = np.minimum(np.maximum(absorbance, mask), np.uint8(254))
+    framed = cv2.copyMakeBorder(level, margin, margin, margin, margin, cv2.BORDER_CONSTANT, value=255)
+    to_row, to_col = np.floor(_directions(options.rays)[..., np.newaxis] * reach).astype(np.int64) + 1
+    row, col = np.floor(seeds).astype(np.int64).T + margin
+    level = np.take(framed, (to_row * framed.shape[1] + to_col)[..., np.newaxis] + (row * framed.shape[1] + col))
+    cut, empty = level[:, 1:-1] == 255, level[:, 1:-1] == 0  # (rays, r, n)
+    level = cv2.LUT(level.reshape(options.rays, -1), _NONE_BEYOND).reshape(level.shape)
+    # drop of density outwards across each radius, levels
+    drop = level[:, :-2].astype(np.int16) - level[:, 2:]
+    gain = np.minimum(np.maximum(drop, round(-0.5 * red_level)), round(options.strongest_edge * red_level))
+    gain = gain.astype(np.float32)
+    gain /= np.float32(red_level)
     # at the border of the field there is no edge to see: neither for nor against
-    cut = beyond[..., 1:-1]
-    gain = np.where(cut, np.float32(options.edge_of_field), np.clip(drop, -0.5, options.strongest_edge))
+    np.copyto(gain, np.float32(options.edge_of_field), where=cut)
+    # once the ray has left the foreground, there is no cell any more
+    left = np.cumsum(empty.view(np.int8), axis=1, dtype=np.int8) > 1
+    gain -= np.float32(2.0) * (left & ~cut)
     pull = options.size_pull * np.clip(np.abs(radius - RED_CELL_UM / 2) - options.size_play_um, 0, None)
-    gain -= pull.astype(np.float32)
-    gain[left & ~cut] -= 2.0
+    gain -= pull.astype(np.float32)[:, np.newaxis]
     path = _closed_paths(gain)
-    chosen = np.take_along_axis(np.where(cut, np.nan, drop), path[..., np.newaxis], -1)[..., 0]
-    visible = ~np.isnan(chosen)
-    edges = (chosen > options.visible_edge) & visible
-    support = edges.sum(axis=1) / np.maximum(visible.sum(axis=1), 1)
-    support = np.where(visible.sum(axis=1) < options.rays / 4, 0.0, support)
-    radii = radius[path]
-    return radii, support
+    visible = ~np.take_along_axis(cut, path[:, np.newaxis], 1)[:, 0]
+    chosen = np.take_along_axis(drop, path[:, np.newaxis], 1)[:, 0]
+    edges = (chosen > options.visible_edge * red_level) & visible
+    seen = visible.sum(axis=0)
+    support = np.where(seen < options.rays / 4, 0.0, edges.sum(axis=0) / np.maximum(seen, 1))
+    return np.take(radius.astype(np.float32), path), support
+
+
+_NONE_BEYOND = np.append(np.arange(255), 0).astype(np.uint8)
 
 
 def _centre_in_field(outlines: NDArray[Any], shape: tuple[int, ...], min_depth: float) -> NDArray[Any]:
-    """Which outlines (n,) reach so deep into the field that the centre of the whole cell lies in it.
+    """Which outlines (2, rays, n) reach so deep into the field that the centre of the whole cell lies in it; (n,).
 
     Counting the cells whose centre is in the field is the unbiased rule (associated point rule; Miles 1978).
     """
-    clipped = np.clip(outlines, 0, np.array(shape) - 1)
-    extent = clipped.max(axis=1) - clipped.min(axis=1)  # (n, 2)
-    cut = (outlines.min(axis=1) < 0.5) | (outlines.max(axis=1) > np.array(shape) - 1.5)
-    other = extent[:, ::-1]
-    return np.asarray(~(cut & (extent < min_depth * other)).any(axis=1))
+    low, high, end = outlines.min(axis=1), outlines.max(axis=1), np.array(shape)[:, np.newaxis] - 1
+    extent = np.minimum(high, end) - np.maximum(low, 0)  # (2, n)
+    cut = (low < 0.5) | (high > end - 0.5)
+    return np.asarray(~(cut & (extent < min_depth * extent[::-1])).any(axis=0))
 
 
 def _closed_paths(gain: NDArray[Any]) -> NDArray[Any]:
-    """Path of largest gain round each (n, rays, r) array, one step of radius per ray at most; (n, rays) indices.
+    """Path of largest gain round each (rays, r, n) array, one step of radius per ray at most; (rays, n) indices.
 
-    Viterbi's algorithm run twice round, so that the end meets the beginning.
+    Viterbi's algorithm run once round and a quarter, so that the end meets the beginning: an eighth at either end is
+    enough for what comes before it to be forgotten.
     """
-    count, rays, steps = gain.shape
-    total = np.full((count, steps + 2), -1e9, np.float32)  # framed by impossible radii
-    total[:, 1:-1] = 0
-    back = np.empty((2 * rays, count, steps), np.int8)
-    for turn in range(2 * rays):
-        shorter, longer = total[:, :-2] - _STEP_COST, total[:, 2:] - _STEP_COST
-        best = np.maximum(np.maximum(shorter, longer), total[:, 1:-1])
-        back[turn] = (longer == best).astype(np.int8) - (shorter == best)
-        back[turn][total[:, 1:-1] == best] = 0
-        total[:, 1:-1] = best + gain[:, turn % rays]
-    path = np.empty((count, rays), np.int64)
-    here = total[:, 1:-1].argmax(axis=1)
+    rays, steps, count = gain.shape
+    lead = rays // 8
+    turns = rays + 2 * lead
+    total = np.full((steps + 2, count), -1e9, np.float32)  # framed by impossible radii
+    shorter, here, longer = total[:-2], total[1:-1], total[2:]
+    here[:] = 0
+    moves, grows = np.empty((2, turns, steps, count), bool)
+    for turn in range(turns):
+        moved = np.maximum(shorter, longer)
+        moved -= _STEP_COST
+        np.greater(longer, shorter, out=grows[turn])
+        np.greater(moved, here, out=moves[turn])
+        np.maximum(moved, here, out=moved)
+        np.add(moved, gain[turn % rays], out=here)
+    step = grows.view(np.int8) * np.int8(2) - np.int8(1)
+    step *= moves.view(np.int8)
+    path = np.empty((rays, count), np.int64)
     everyone = np.arange(count)
-    for turn in range(2 * rays - 1, rays // 2 - 1, -1):
-        if turn < rays + rays // 2:
-            path[:, turn % rays] = here
-        here = np.clip(here + back[turn, everyone, here], 0, steps - 1)
+    at = here.argmax(axis=0)
+    for turn in range(turns - 1, lead - 1, -1):
+        if turn < rays + lead:
+            path[turn % rays] = at
+        at = at + np.take(step[turn], at * count + everyone)
     return path
 
 
@@ -282,18 +301,17 @@ def _settle(
     seeds: NDArray[Any], radii: NDArray[Any], support: NDArray[Any], um: float, options: RedCellOptions
 ) -> NDArray[Any]:
     """Indices of the candidates kept: best supported first, none that shares too much of its box with a better one."""
-    direction = _directions(options.rays)
-    points = seeds[:, np.newaxis] * um + radii[..., np.newaxis] * direction
+    points = _points(seeds * um, radii)  # (2, rays, n)
     low, high = points.min(axis=1), points.max(axis=1)
-    area = (high - low).prod(axis=1)
-    polygon = 0.5 * np.sin(2 * np.pi / options.rays) * (radii * np.roll(radii, 1, axis=1)).sum(axis=1)
-    order = np.argsort(-support, kind="stable")
-    order = order[(support[order] >= options.min_support) & (polygon[order] >= options.min_um2)]
+    area = (high - low).prod(axis=0)
+    polygon = 0.5 * np.sin(2 * np.pi / options.rays) * (radii * np.roll(radii, 1, axis=0)).sum(axis=0)
+    fit = np.flatnonzero((support >= options.min_support) & (polygon >= options.min_um2))
+    order = fit[np.argsort(-support[fit], kind="stable")]
     # only what lies within two outlines' reach can meet
-    pairs = cKDTree(seeds * um).query_pairs(2 * float(radii.max()), p=np.inf, output_type="ndarray")
-    first, second = pairs[np.isin(pairs, order).all(axis=1)].T
-    overlap = np.minimum(high[first], high[second]) - np.maximum(low[first], low[second])
-    shared = np.clip(overlap, 0, None).prod(axis=1)
+    pairs = cKDTree(seeds[fit] * um).query_pairs(2 * float(radii.max()), p=np.inf, output_type="ndarray")
+    first, second = fit[pairs].T
+    overlap = np.minimum(high[:, first], high[:, second]) - np.maximum(low[:, first], low[:, second])
+    shared = np.maximum(overlap, 0).prod(axis=0)
     crowded = np.zeros(len(seeds), bool)
     crowded[first[shared > 0]] = crowded[second[shared > 0]] = True
     rivals: dict[int, list[int]] = {}
@@ -301,9 +319,10 @@ def _settle(
     for one, other in zip(first[alike].tolist(), second[alike].tolist(), strict=True):
         rivals.setdefault(one, []).append(other)
         rivals.setdefault(other, []).append(one)
-    corners = np.rint(points[..., ::-1] / options.vote_um_per_px).astype(np.int32)
-    boxes = np.concatenate([np.maximum(corners.min(axis=1), 0), corners.max(axis=1) + 1], axis=1).tolist()
-    taken = np.zeros(np.maximum(corners.max(axis=(0, 1))[::-1] + 1, 1), np.uint8)
+    corners = np.ascontiguousarray(np.rint(points[::-1] / np.float32(options.vote_um_per_px)).T.astype(np.int32))
+    ends = np.rint(np.stack([low, high])[:, ::-1] / np.float32(options.vote_um_per_px)).astype(int)
+    boxes = np.concatenate([np.maximum(ends[0], 0), ends[1] + 1]).T.tolist()
+    taken = np.zeros(np.maximum(ends[1].max(axis=1)[::-1] + 1, 1), np.uint8)
     blocked = np.zeros(len(seeds), bool)
     kept: list[int] = []
     for candidate in order.tolist():
@@ -322,7 +341,12 @@ def _settle(
     return np.array(sorted(kept), dtype=np.int64)
 
 
+def _points(centres: NDArray[Any], radii: NDArray[Any]) -> NDArray[Any]:
+    """Row and column (2, rays, n) float32 of the points of outlines round centres (n, 2), by radii (rays, n)."""
+    return np.asarray(centres.T[:, np.newaxis].astype(np.float32) + _directions(len(radii))[..., np.newaxis] * radii)
+
+
 def _directions(rays: int) -> NDArray[Any]:
-    """Unit vectors (rays, 2), row and column, going round."""
+    """Unit vectors (2, rays) float32, row and column, going round."""
     angles = 2 * np.pi * np.arange(rays) / rays
-    return np.stack([np.sin(angles), np.cos(angles)], axis=1)
+    return np.stack([np.sin(angles), np.cos(angles)]).astype(np.float32)

@@ -94,23 +94,24 @@ def _displacements(density: NDArray[Any]) -> dict[int, tuple[float, float, float
     if len(place) < 200:
         return {}
     place = place[:: max(1, len(place) // 14000)]  # there are thousands of edge pixels, and 8000 are enough
-    local = wide.reshape(-1, 3)[place].astype(np.float32)
-    azure = local[:, 0] + local[:, 1] - local[:, 2]
-    chosen = azure <= np.percentile(azure, 60)
-    place, local = place[chosen], local[chosen].astype(float)
+    local = np.take(wide.reshape(-1, 3), place, axis=0).T.astype(np.int16)
+    azure = local[0] + local[1] - local[2]
+    middling = 6 * (len(azure) - 1) // 10
+    chosen = np.flatnonzero(azure <= np.partition(azure, middling)[middling])
+    place, local = place[chosen], np.take(local, chosen, axis=1).astype(float)
     rows, cols = np.divmod(place, width)
-    own = density.reshape(-1, 3)[place].astype(float)
+    own = np.take(density.reshape(-1, 3), place, axis=0).T.astype(float)
     dx, dy = slope_x.ravel()[place] / 8, slope_y.ravel()[place] / 8
     y, x = (rows - height / 2) / width, (cols - width / 2) / width
-    follows = np.stack([own[:, 1], dx, dy, dx * x + dy * y])
+    follows = np.stack([own[1], dx, dy, dx * x + dy * y])
     found = {}
     for channel in (0, 2):
-        design = np.vstack([local[:, channel] / np.maximum(local[:, 1], 1) * follows, np.ones(len(place))])
-        target = own[:, channel]
+        design = np.vstack([local[channel] / np.maximum(local[1], 1) * follows, np.ones(len(place))])
+        target = own[channel]
         solution = _least_squares(design, target)
         residual = np.abs(target - solution @ design)
-        kept = residual <= 3 * np.median(residual) + 1e-6
-        solution = _least_squares(design[:, kept], target[kept])
+        kept = np.flatnonzero(residual <= 3 * np.median(residual) + 1e-6)
+        solution = _least_squares(np.take(design, kept, axis=1), target[kept])
         if solution[0] >= 0.3:  # below, the channel does not follow green, and there is nothing to align
             shift_x, shift_y, grow = np.clip(solution[1:4] / solution[0], -1.5, 1.5).tolist()
             found[channel] = (shift_x, shift_y, grow)
@@ -138,7 +139,7 @@ def red_cell_colour(density: NDArray[Any], min_od: float) -> RedCellColour:
         With the medians over PBC and BCCD where the field has too few pixels to tell.
     """
     sample = density.reshape(-1, 3)[:: max(1, density.size // 3 // 60000)]
-    sample = sample[sample[:, 1] > min_od * DENSITY_UNIT]
+    sample = np.take(sample, np.flatnonzero(sample[:, 1] > min_od * DENSITY_UNIT), axis=0)
     if len(sample) < 50:
         return RedCellColour(18.0, _USUAL_RED_GREEN_PER_BLUE, _USUAL_GREEN_PER_RED)
     level = float(np.median(sample[:, 1]))
@@ -146,6 +147,7 @@ def red_cell_colour(density: NDArray[Any], min_od: float) -> RedCellColour:
     body = (green > 0.6 * level) & (blue >= 4) & (red + green < 110)
     if body.sum() < 100:
         return RedCellColour(level, _USUAL_RED_GREEN_PER_BLUE, _USUAL_GREEN_PER_RED)
+    body = np.flatnonzero(body)
     red, green, blue = red[body], green[body], blue[body]
     both = red + green
     shares = np.bincount(10 * both // blue, minlength=80)[5:80]  # in steps of 0.1 from 0.5 to 8
