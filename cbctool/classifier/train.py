@@ -12,7 +12,7 @@ import copy
 import json
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,6 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from cbctool.classifier import augment
-from cbctool.classifier.metrics import fit_temperature, fit_unknown
 from cbctool.classifier.model import SmearNet
 from cbctool.classifier.muon import Muon
 from cbctool.classifier.predict import fast_bfloat16, find_device
@@ -244,50 +243,6 @@ def outputs(network: nn.Module, crops: NDArray[np.uint8], batch: int = 256) -> t
             unlike.append(two.float().cpu().numpy())
     stacked = np.concatenate(logits)
     return stacked, unknown_score(stacked, np.concatenate(unlike))
-
-
-def calibrate_foreign(network: SmearNet, val: Pictures, options: TrainOptions) -> None:
-    """Make the readout for other laboratories as sure of itself, and as ready to say "none of these", as the own one.
-
-    On held-out cells in drawn colours its probabilities get the temperature, and its unknown-score the offset, that let
-    the thresholds of the own readout hold for both. Changes the network.
-    """
-    if options.augment is None:
-        return
-    drawn = replace(options.augment, plain=0.0)
-    none = np.zeros(len(val.labels), bool)
-    platelets = val.labels == CLASSES.index(CellClass.PLATELET)
-    rng = np.random.default_rng([options.seed, _DRAWS])
-    crops = []
-    for _ in range(_DRAWS):
-        spread = augment.draw_spread(platelets, none, rng, drawn)
-        turned = augment.geometry(val.pictures, platelets, none, val.window_px, rng, drawn, spread)
-        crops.append(augment.light(torch.from_numpy(turned), none, rng, drawn).numpy())
-    own = _readout(network, val.pictures)[0]
-    foreign = _readout(network, np.concatenate(crops))[1]
-    labels = np.tile(val.labels, _DRAWS)
-    gain = fit_temperature(own[:, :-1], val.labels) / fit_temperature(foreign[:, :-1], labels)
-    scores = unknown_score(own[:, :-1], own[:, -1]), unknown_score(gain * foreign[:, :-1], foreign[:, -1])
-    with torch.no_grad():
-        network.foreign.weight[:-1] *= gain
-        network.foreign.bias[:-1] *= gain
-        network.foreign.bias[-1] += fit_unknown(scores[0]) - fit_unknown(scores[1])
-
-
-_DRAWS = 3
-
-
-def _readout(network: SmearNet, crops: NDArray[np.uint8], batch: int = 256) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Own and foreign readout (N, 9) of crops."""
-    network.eval()
-    device = next(network.parameters()).device
-    parts = []
-    with torch.inference_mode():
-        for start in range(0, len(crops), batch):
-            _, *both = network.readouts(torch.from_numpy(crops[start : start + batch]).to(device))
-            parts.append([readout.float().cpu().numpy() for readout in both])
-    own, foreign = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return own, foreign
 
 
 def _batch(

@@ -49,6 +49,9 @@ logger = logging.getLogger(__name__)
 FIELDS_PER_WORKER = 4
 """Fields under way per worker: enough that none waits for the next, few enough that memory stays flat."""
 
+CROPS_DUE = 128
+"""Crops that are sent through the network together, at least: the CPU's batches of 16 are for all its threads."""
+
 SLIDES_WAITING = 16
 """Finished slides that may wait for a full batch before it is sent as it is."""
 
@@ -388,7 +391,9 @@ class _Run:
             return False
         crops = sum(len(in_hand.parcels[i].result.crops) for in_hand, i in self.unscored)
         idle = exhausted and not self.fields and not self.ready
-        return idle or len(self.waiting) >= SLIDES_WAITING or crops >= self.analyser.classifier.batch_size
+        return (
+            idle or len(self.waiting) >= SLIDES_WAITING or crops >= max(CROPS_DUE, self.analyser.classifier.batch_size)
+        )
 
     def _score(self) -> Iterator[Outcome]:
         """Send everything that waits through the network as one array, and hand finished slides to their reports."""

@@ -21,20 +21,8 @@ from numpy.typing import NDArray
 from skimage.filters import threshold_otsu
 
 from cbctool.classifier.metrics import evaluate, fit_abstention, fit_temperature, fit_unknown
-from cbctool.classifier.model import SmearNet
 from cbctool.classifier.predict import softmax
-from cbctool.classifier.train import (
-    CHECKPOINT,
-    RECIPES,
-    Epoch,
-    Pictures,
-    Step,
-    Trained,
-    TrainOptions,
-    calibrate_foreign,
-    fit,
-    outputs,
-)
+from cbctool.classifier.train import CHECKPOINT, RECIPES, Epoch, Pictures, Step, Trained, TrainOptions, fit, outputs
 from cbctool.classifier.weights import load_weights, read_header, save_weights
 from cbctool.errors import InputError, OutputError, UsageError, WeightsError
 from cbctool.records import CLASSES, CROP_PX, CellClass, WeightsInfo
@@ -244,8 +232,6 @@ def finish(data: TrainingData, trained: Trained, options: TrainOptions, request:
 
 def calibrate(trained: Trained, data: TrainingData, options: TrainOptions, name: str) -> WeightsInfo:
     """Temperature and thresholds from the validation cells (and ``unknown``), stain range from the training cells."""
-    if isinstance(trained.network, SmearNet):
-        calibrate_foreign(trained.network, data.val, options)
     logits, unknown = outputs(trained.network, data.val.pictures)
     temperature = fit_temperature(logits, data.val.labels)
     unknown_above = fit_unknown(unknown)
