@@ -46,10 +46,11 @@ class TrainOptions:
     """A recipe. ``augment`` None trains on the windows as they are.
 
     ``muon`` moves filters by Muon instead of SGD, at a fifth of the rate; ``average`` is the decay per step of the
-    averaged weights (0: the last step's are kept); ``warm_up`` the share of the steps with rising learning rate, after
-    which it falls as half a cosine (``schedule`` False: constant); ``outliers`` the outliers per batch, and ``swollen``
-    the lymphocytes beside them that are swollen to the look of a blast; ``patience`` the epochs without a better
-    validation loss before stopping (0: never).
+    averaged weights (0: the last step's are kept), and ``forget`` how quickly they leave the start behind (1: they are
+    the mean of all steps, until ``average`` is reached); ``warm_up`` the share of the steps with rising learning rate,
+    after which it falls as half a cosine (``schedule`` False: constant); ``outliers`` the outliers per batch, and
+    ``swollen`` the lymphocytes beside them that are swollen to the look of a blast; ``patience`` the epochs without a
+    better validation loss before stopping (0: never); ``mixed`` computes in bfloat16 where the hardware does.
     """
 
     architecture: str = "smear"
@@ -63,6 +64,7 @@ class TrainOptions:
     warm_up: float = 0.05
     schedule: bool = True
     average: float = 0.998
+    forget: float = 9.0
     outliers: int = 16
     swollen: int = 6
     augment: augment.AugmentOptions | None = field(default_factory=augment.AugmentOptions)
@@ -212,14 +214,14 @@ def fit(
                 _share_gradients(network, members)
             for optimizer in optimizers:
                 optimizer.step()
-            _update_average(average, network, options.average, epoch * steps + step)
+            _update_average(average, network, options, epoch * steps + step)
             losses += loss.item() * len(chosen)
             hits += int((logits[: len(chosen)].argmax(1) == labels).sum())
             seen += len(chosen)
             if on_step is not None:
                 on_step(Step(epoch + 1, options.epochs, step + 1, steps, losses / seen, hits / seen))
         val_loss, val_accuracy = _validate(average, val, device)
-        settled = options.schedule and not options.patience  # a whole cosine ends at its best
+        settled = options.average and not options.patience  # averaged weights are best at the end
         if settled or val_loss < min((e.val_loss for e in history), default=np.inf):
             best.load_state_dict(average.state_dict())
         history.append(Epoch(epoch + 1, losses / seen, hits / seen, val_loss, val_accuracy))
@@ -335,8 +337,8 @@ def _share_gradients(network: nn.Module, members: int) -> None:
 
 
 @torch.no_grad()
-def _update_average(average: nn.Module, network: nn.Module, decay: float, step: int) -> None:
-    decay = min(decay, (1 + step) / (10 + step)) if decay else 0.0  # forgets the random start quickly
+def _update_average(average: nn.Module, network: nn.Module, options: TrainOptions, step: int) -> None:
+    decay = min(options.average, 1 - options.forget / (step + 1 + options.forget))
     for kept, new in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
         if kept.is_floating_point():
             kept.lerp_(new, 1 - decay)
