@@ -228,7 +228,7 @@ def test_fused_cells_are_two_where_both_nuclei_fill_them(nucleus_um, cells):
         cv2.circle(cell, (col, 50), 20, 1, -1)
         cv2.circle(nuclei, (col, 50), round(nucleus_um / 0.25), 1, -1)
     cell[35:66, 50:90] = 1  # so wide a waist that the outline alone shows one body
-    found = part_by_nuclei(cell > 0, nuclei, 0.25, NucleatedOptions())
+    found = part_by_nuclei(cell > 0, nuclei, None, 0.25, NucleatedOptions())
     assert len(found) == cells
     assert (np.sum(found, axis=0) == cell).all()
 
