@@ -23,7 +23,8 @@ class NucleatedOptions:
     Attributes
     ----------
     min_azure_od : float
-        Floor of the cell's outline where red cells are very pale.
+        Floor of the cell's outline where red cells are very pale. BCCD at half its density has a leukocyte F1 at
+        IoU 0.5 of 0.96 with 0.04, 0.83 with 0.06.
     cell_level, eosin_level : float
         Azure and eosin density of the cell's outline. Medians of cytoplasm: 1.4 (BCCD) and up; eosinophil granules 0.7.
     nucleus_over_cell : float
@@ -43,6 +44,11 @@ class NucleatedOptions:
     one_cell_um2, convex : float
         A body up to this size and solidity is one cell: monocytes reach 20 um across; two blasts of 10 um that overlap
         by a fifth have 0.94.
+    widest_border : float
+        Parts of a body that could be one cell share a border of at most this many widths of the smaller: 1 for convex
+        bodies pressed flat; up to 1.12 for touching cells of the three sets, 1.35 and more between lobes.
+    faint_gap_depths : tuple of float
+        Shallower lines, as a blurred picture has them, that part a body if each part is a whole cell by itself.
     min_split_nucleus_um2 : float
         Two cells parted by a bright line in a body no larger have nuclei of at least this size.
     fused_um2, fused_convex, nuclear_saddle : float
@@ -350,6 +356,8 @@ def part_by_nuclei(
         What passes for one cell.
     nuclei : (h, w) array
         Non-zero in nuclei.
+    lines : (h, w) float32 array or None
+        See :func:`bright_lines`; None where they were not asked for.
     um : float
         Micrometres per pixel.
     options : NucleatedOptions

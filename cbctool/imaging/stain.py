@@ -186,11 +186,14 @@ def stain_densities(density: NDArray[Any], colour: RedCellColour) -> tuple[NDArr
         Beyond what red cells of that red density have in green.
     """
     # the third row only fills up: three by three is the size that OpenCV does several times faster
+    # a red channel that is clipped holds nothing of pale stain, so that green counts for both (as 1 to 0.7)
     gain = 1.0 if colour.red_tells else 1.7
-    weights = [[1.0, gain, -gain*colour.red_green_per_blue], [-colour.green_per_red, 1.0, 0.0], [0.0, 0.0, 0.0]]
+    weights = [[1.0, gain, -gain * colour.red_green_per_blue], [-colour.green_per_red, 1.0, 0.0], [0.0, 0.0, 0.0]]
     azure, eosin, _ = cv2.split(cv2.transform(density, np.array(weights)))
-    if not colour.red_tells:
-        eosin = cv2.subtract(cv2.extractChannel(density, 1), round(0.9 * colour.level))
+    if not colour.red_tells:  # nor does it tell eosin, but for what is denser than any single red cell
+        eosin = cv2.LUT(
+            cv2.extractChannel(density, 1), np.maximum(np.arange(256) - round(0.9 * colour.level), 0).astype(np.uint8)
+        )
     return np.asarray(azure), np.asarray(eosin)
 
 
