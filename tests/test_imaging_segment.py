@@ -129,6 +129,8 @@ def test_a_grey_field_has_its_leukocytes_by_density():
     assert found[CellKind.NUCLEATED] == 1
     assert found[CellKind.ERYTHROCYTE] == 9
     assert found[CellKind.ARTEFACT] == 0
+    assert segment(grey, 0.1).colourless
+    assert not segment(colour, 0.1).colourless
 
 
 def test_only_pictures_without_any_colour_are_colourless():

@@ -91,6 +91,8 @@ class Segmentation:
         Of the artefacts; "" for the others.
     red_outlines : (N, K, 2) float32 array
         Row and column of the points round each red cell; overlapping cells have overlapping outlines.
+    colourless : bool
+        A grey picture: nuclei were told by density alone, so that outlines and kinds are poor.
     """
 
     um_per_px: float
@@ -103,6 +105,7 @@ class Segmentation:
     kinds: tuple[CellKind, ...]
     reasons: tuple[str, ...]
     red_outlines: NDArray[Any]
+    colourless: bool = False
 
 
 def working_copy(rgb: NDArray[Any], um_per_px: float, working_um_per_px: float) -> NDArray[Any]:
@@ -195,4 +198,5 @@ def segment(rgb: NDArray[Any], um_per_px: float, options: SegmentOptions | None 
         tuple(kinds),
         tuple(reasons),
         red_outlines,
+        colourless,
     )
