@@ -147,13 +147,6 @@ LOOKED_AT: Mapping[str, Mapping[str, tuple[tuple[int, int], ...]]] = {
     },
     "two leukocytes taken for one": {
         "Im007_1.jpg": ((395, 26),),
-        "Im051_1.jpg": ((43, 793),),
-    },
-    "part of a blast": {
-        "Im051_1.jpg": ((219, 463),),
-    },
-    "stain debris": {
-        "Im061_1.jpg": ((927, 1222),),
     },
 }
 """What was seen, looking at each of ALL-IDB1's detections far from any point: fields, and rows and columns in pixels of

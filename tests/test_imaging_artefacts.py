@@ -13,6 +13,7 @@ from cbctool.imaging.artefacts import (
     find_foreign,
     find_pale_drawn,
     find_precipitate,
+    nuclear_hue,
 )
 from cbctool.imaging.calibrate import normalise
 from cbctool.imaging.measure import measure_cells
@@ -34,8 +35,11 @@ COLOURS = {
 }
 
 
-def drawn_labels(rgb):
-    return find_drawn(rgb, optical_density(rgb), UM, OPTIONS)
+RED_CELLS = RedCellColour(20.0, 2.3, 1.8)
+
+
+def drawn_labels(rgb, red_cells=RED_CELLS):
+    return find_drawn(rgb, optical_density(rgb), red_cells, UM, OPTIONS)
 
 
 def blank(side=120, colour=(255, 255, 255)):
@@ -95,8 +99,32 @@ def test_granules_of_dye_are_black_in_the_middle():
     density[platelets == 2] = (10, 20, 5)
     middle = cv2.GaussianBlur(middle, (0, 0), 2)
     density += (middle / middle.max())[..., np.newaxis] * (150, 140, 40)
-    found = find_precipitate(density.astype(np.uint8), platelets, UM, OPTIONS)
+    found = find_precipitate(density.astype(np.uint8), platelets, True, 0.0, UM, OPTIONS)
     np.testing.assert_array_equal(found, [False, True])
+
+
+def test_a_blue_platelet_is_none_of_dye_where_nuclei_are_as_blue():
+    density = np.zeros((40, 40, 3), np.uint8)
+    platelets = cv2.circle(np.zeros((40, 40), np.int32), (20, 20), 6, 1, -1)
+    density[platelets == 1] = (90, 95, 30)
+    assert find_precipitate(density, platelets, True, 0.7, UM, OPTIONS).all()
+    assert not find_precipitate(density, platelets, True, 0.95, UM, OPTIONS).any()
+
+
+def test_hue_of_nuclei_is_that_of_the_median_cell():
+    labels = np.array([[1, 2, 3, 0]], np.int32)
+    density = np.array([[(50, 100, 9), (80, 100, 9), (90, 100, 9), (0, 0, 0)]], np.uint8)
+    assert nuclear_hue(density, labels, labels > 0) == pytest.approx(0.8)
+    assert nuclear_hue(density, 0 * labels, labels > 9) == 0
+
+
+def test_eosin_spares_no_red_that_the_camera_has_clipped():
+    rgb = blank()
+    cv2.circle(rgb, (60, 60), 30, (255, 120, 170), -1)
+    assert drawn_labels(rgb)[1] == ["annotation"]
+    clipped = RedCellColour(20.0, 1.6, 25.0)
+    assert not clipped.red_tells
+    assert drawn_labels(rgb, clipped)[1] == []
 
 
 def test_a_heap_of_dye_is_ragged_and_bluer_than_a_nucleus():

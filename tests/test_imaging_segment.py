@@ -13,7 +13,14 @@ from hypothesis import strategies as st
 
 from cbctool.imaging.calibrate import normalise
 from cbctool.imaging.measure import measure_cells
-from cbctool.imaging.nucleated import NucleatedOptions, find_smudges, part_by_nuclei, without_appendages
+from cbctool.imaging.nucleated import (
+    NucleatedOptions,
+    bright_lines,
+    find_smudges,
+    joined_lobes,
+    part_by_nuclei,
+    without_appendages,
+)
 from cbctool.imaging.platelets import PlateletOptions, find_platelets
 from cbctool.imaging.red_cells import RedCellOptions, find_red_cells
 from cbctool.imaging.segment import segment
@@ -92,6 +99,23 @@ def test_cells_lie_where_they_were_drawn():
         assert np.abs(red - 10.0 * np.array(centre)).max(axis=1).min() < 4
 
 
+def test_a_clipped_red_channel_does_not_matter():
+    over = np.clip(draw(**SCENE) * np.array([1.3, 1.0, 0.7]), 0, 255).astype(np.uint8)
+    rgb = normalise(over).rgb
+    assert not red_cell_colour(optical_density(rgb), 0.02).red_tells
+    assert counts(rgb) == TRUTH
+
+
+def test_half_the_stain_gives_the_same_outline():
+    rgb = draw(**SCENE)
+    pale = np.rint(255 * (rgb / 255.0) ** 0.5).astype(np.uint8)
+    areas = [
+        next(cell.area_um2 for cell in measure_cells(segment(picture, 0.1), *rgb.shape[:2]) if cell.kind == "nucleated")
+        for picture in (rgb, pale)
+    ]
+    assert areas[1] == pytest.approx(areas[0], rel=0.03)
+
+
 @settings(max_examples=8, deadline=None)
 @given(st.tuples(st.floats(-3, 3), st.floats(-3, 3)))
 def test_a_moved_field_gives_moved_cells(shift):
@@ -105,6 +129,8 @@ def test_a_grey_field_has_its_leukocytes_by_density():
     assert found[CellKind.NUCLEATED] == 1
     assert found[CellKind.ERYTHROCYTE] == 9
     assert found[CellKind.ARTEFACT] == 0
+    assert segment(grey, 0.1).colourless
+    assert not segment(colour, 0.1).colourless
 
 
 def test_only_pictures_without_any_colour_are_colourless():
@@ -228,7 +254,7 @@ def test_fused_cells_are_two_where_both_nuclei_fill_them(nucleus_um, cells):
         cv2.circle(cell, (col, 50), 20, 1, -1)
         cv2.circle(nuclei, (col, 50), round(nucleus_um / 0.25), 1, -1)
     cell[35:66, 50:90] = 1  # so wide a waist that the outline alone shows one body
-    found = part_by_nuclei(cell > 0, nuclei, 0.25, NucleatedOptions())
+    found = part_by_nuclei(cell > 0, nuclei, None, 0.25, NucleatedOptions())
     assert len(found) == cells
     assert (np.sum(found, axis=0) == cell).all()
 
@@ -243,6 +269,41 @@ def test_of_the_bodies_that_are_no_disc_the_small_ones_are_no_red_cells(axes, fo
     outlines = find_red_cells(density, foreground, nothing, 40.0, 0.25, RedCellOptions())
     assert len(outlines) == found
     assert len(find_red_cells(density, foreground, nothing, 40.0, 0.25, RedCellOptions(min_alone_um2=4.0))) == 1
+
+
+def test_a_bright_line_is_as_deep_as_it_is_paler_than_both_sides():
+    green = np.full((40, 60), 100, np.uint8)
+    green[:, 30] = 60
+    window = (slice(10, 30), slice(20, 50))
+    lines = bright_lines(green, window, 0.25, NucleatedOptions())
+    assert lines.shape == (20, 30)
+    assert lines[5, 10] == pytest.approx(0.4)
+    assert lines[:, :10].max() == 0
+
+
+def test_parts_with_a_border_wider_than_themselves_are_one():
+    parts = np.zeros((60, 90), np.int32)
+    cv2.circle(parts, (30, 30), 20, 1, -1)
+    cv2.circle(parts, (65, 30), 18, 2, -1)  # pressed on the first: a short border
+    parts[:, 80:] = 0
+    np.testing.assert_array_equal(joined_lobes(parts, 0.25, NucleatedOptions()), parts)
+    wrapped = np.zeros((60, 60), np.int32)
+    cv2.circle(wrapped, (30, 30), 24, 1, -1)
+    cv2.circle(wrapped, (30, 30), 14, 2, -1)  # one inside the other
+    assert len(np.unique(joined_lobes(wrapped, 0.25, NucleatedOptions()))) == 2
+
+
+def test_a_faint_line_parts_what_is_two_whole_cells():
+    cell, nuclei = np.zeros((60, 100), np.uint8), np.zeros((60, 100), np.uint8)
+    for col in (32, 68):
+        cv2.circle(cell, (col, 30), 19, 1, -1)
+        cv2.circle(nuclei, (col, 30), 17, 1, -1)
+    cell[12:49, 32:68] = 1
+    lines = np.zeros((60, 100), np.float32)
+    assert len(part_by_nuclei(cell > 0, np.ones_like(nuclei), lines, 0.25, NucleatedOptions())) == 1
+    lines[:, 49:52] = 0.15
+    options = NucleatedOptions(fused_convex=1.0)
+    assert len(part_by_nuclei(cell > 0, nuclei, lines, 0.25, options)) == 2
 
 
 def test_a_red_cell_with_an_open_pallor_is_found():

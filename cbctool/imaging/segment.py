@@ -24,6 +24,7 @@ from cbctool.imaging.artefacts import (
     find_foreign,
     find_pale_drawn,
     find_precipitate,
+    nuclear_hue,
 )
 from cbctool.imaging.calibrate import halved
 from cbctool.imaging.nucleated import NucleatedOptions, find_nucleated, find_smudges
@@ -90,6 +91,8 @@ class Segmentation:
         Of the artefacts; "" for the others.
     red_outlines : (N, K, 2) float32 array
         Row and column of the points round each red cell; overlapping cells have overlapping outlines.
+    colourless : bool
+        A grey picture: nuclei were told by density alone, so that outlines and kinds are poor.
     """
 
     um_per_px: float
@@ -102,6 +105,7 @@ class Segmentation:
     kinds: tuple[CellKind, ...]
     reasons: tuple[str, ...]
     red_outlines: NDArray[Any]
+    colourless: bool = False
 
 
 def working_copy(rgb: NDArray[Any], um_per_px: float, working_um_per_px: float) -> NDArray[Any]:
@@ -139,7 +143,8 @@ def segment(rgb: NDArray[Any], um_per_px: float, options: SegmentOptions | None 
     if colourless:
         _log.info("a grey picture: nuclei are told by density alone, and neither drawings nor precipitate are told")
     else:
-        drawn, drawn_reasons = find_drawn(rgb, density, um, options.artefacts)
+        colour = red_cell_colour(density, options.min_od)
+        drawn, drawn_reasons = find_drawn(rgb, density, colour, um, options.artefacts)
     del rgb, small  # the largest arrays of all
     if drawn_reasons:
         density = np.where(drawn[..., np.newaxis] > 0, np.uint8(0), density)
@@ -158,6 +163,7 @@ def segment(rgb: NDArray[Any], um_per_px: float, options: SegmentOptions | None 
     cell_labels, nuclei, kinds, reasons = find_nucleated(
         azure, eosin, green, foreground, colour.level, um, options.nucleated
     )
+    hue = nuclear_hue(density, cell_labels, nuclei)
     for index, reason in enumerate(find_foreign(density, cell_labels, nuclei, um, options.artefacts)):
         if reason:
             kinds[index], reasons[index] = CellKind.ARTEFACT, reason
@@ -172,7 +178,7 @@ def segment(rgb: NDArray[Any], um_per_px: float, options: SegmentOptions | None 
     nucleated = len(kinds)
     granules = np.zeros(int(platelet_labels.max()), bool)
     if not colourless:
-        granules = find_precipitate(density, platelet_labels, um, options.artefacts)
+        granules = find_precipitate(density, platelet_labels, colour.red_tells, hue, um, options.artefacts)
     covered = np.zeros(len(granules) + 1, bool)
     if drawn_reasons or pale_reasons:
         covered[platelet_labels[cv2.dilate((drawn + pale > 0).astype(np.uint8), np.ones((5, 5), np.uint8)) > 0]] = True
@@ -192,4 +198,5 @@ def segment(rgb: NDArray[Any], um_per_px: float, options: SegmentOptions | None 
         tuple(kinds),
         tuple(reasons),
         red_outlines,
+        colourless,
     )

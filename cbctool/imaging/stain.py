@@ -40,6 +40,17 @@ class RedCellColour(NamedTuple):
     red_green_per_blue: float
     green_per_red: float
 
+    @property
+    def red_tells(self) -> bool:
+        """Whether red cells are seen in the red channel at all: not where it was exposed to full scale and clipped.
+
+        Green over red is up to 5 on ALL-IDB1, and 9 to 29 on PBC once its red is clipped by 1.3.
+        """
+        return self.green_per_red < _MOST_GREEN_PER_RED
+
+
+_MOST_GREEN_PER_RED = 6.5
+
 
 def optical_density(rgb: NDArray[Any]) -> NDArray[Any]:
     """Optical density (log10) of a picture whose background is 255, in levels of ``DENSITY_UNIT``; (h, w, 3) uint8."""
@@ -177,8 +188,14 @@ def stain_densities(density: NDArray[Any], colour: RedCellColour) -> tuple[NDArr
         Beyond what red cells of that red density have in green.
     """
     # the third row only fills up: three by three is the size that OpenCV does several times faster
-    weights = [[1.0, 1.0, -colour.red_green_per_blue], [-colour.green_per_red, 1.0, 0.0], [0.0, 0.0, 0.0]]
+    # a red channel that is clipped holds nothing of pale stain, so that green counts for both (as 1 to 0.7)
+    gain = 1.0 if colour.red_tells else 1.7
+    weights = [[1.0, gain, -gain * colour.red_green_per_blue], [-colour.green_per_red, 1.0, 0.0], [0.0, 0.0, 0.0]]
     azure, eosin, _ = cv2.split(cv2.transform(density, np.array(weights)))
+    if not colour.red_tells:  # nor does it tell eosin, but for what is denser than any single red cell
+        eosin = cv2.LUT(
+            cv2.extractChannel(density, 1), np.maximum(np.arange(256) - round(0.9 * colour.level), 0).astype(np.uint8)
+        )
     return np.asarray(azure), np.asarray(eosin)
 
 
