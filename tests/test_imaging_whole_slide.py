@@ -454,6 +454,24 @@ def test_tiles_outside_the_monolayer_are_set_aside_at_a_glance() -> None:
     assert (given.summary.scale.um_per_px, given.summary.scale.source) == (0.25, ScaleSource.GIVEN)
 
 
+def test_a_tile_half_blank_is_judged_by_the_other_half() -> None:
+    rng = np.random.default_rng(1)
+
+    def half_of(cells: int) -> np.ndarray:
+        rgb = np.full((1000, 1000, 3), 245, np.uint8)
+        for row, col in rng.uniform((0, 0), (1000, 500), (cells, 2)).tolist():
+            shade = rng.uniform(0.8, 1.0) * np.array((225, 160, 170))
+            cv2.circle(rgb, (int(col), int(row)), 14, shade.tolist(), -1, cv2.LINE_AA)
+        return rgb
+
+    # Discs of 14 px laid at random: 1 - exp(-n 616 / 500,000) of the half is covered.
+    result = set_aside(Field("s", "tile", half_of(2000), 0.25))  # 0.91 of the half, 0.46 of the tile
+    assert result is not None
+    assert result.summary.quality.cell_cover > 0.75
+    assert "too thick" in result.summary.quality.reason
+    assert set_aside(Field("s", "tile", half_of(500), 0.25)) is None  # 0.46 of the half: a monolayer
+
+
 def test_companions_of_a_plain_tiff_are_none(tmp_path: Path) -> None:
     assert companions(tmp_path / "a.tif") == set()
     (tmp_path / "a.vms").write_bytes(b"\xff\xfe no ini")

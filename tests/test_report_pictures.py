@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import zipfile
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -15,10 +16,10 @@ from cbctool.records import Flag, Observation, Severity
 from cbctool.report.pictures import (
     boxes_of,
     by_field,
-    evidence_zip,
     fields_to_show,
     overlay_jpeg,
     pictures_of,
+    write_evidence,
 )
 from cbctool.report.tables import cells_csv
 
@@ -94,11 +95,14 @@ def test_by_field_has_what_is_drawn() -> None:
     assert sum(len(group) for group in by_field(result.observations).values()) == 4
 
 
-def test_evidence_keeps_every_picture_under_its_number() -> None:
+def test_evidence_keeps_every_picture_under_its_number(tmp_path: Path) -> None:
     result = slide_result({"neutrophil": 2, "platelet": 1}, red_cells=2, fields=1)
-    data = evidence_zip(result, cells_csv(result))
-    assert data == evidence_zip(result, cells_csv(result))
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+    (tmp_path / "cells.csv").write_text(cells_csv(result), encoding="utf-8")
+    out, again = io.BytesIO(), io.BytesIO()
+    write_evidence(result, tmp_path / "cells.csv", out)
+    write_evidence(result, tmp_path / "cells.csv", again)
+    assert out.getvalue() == again.getvalue()
+    with zipfile.ZipFile(out) as archive:
         assert archive.testzip() is None
         assert archive.read("cells.csv").decode() == cells_csv(result)
         thumbnails = pictures_of(archive, "cells")

@@ -36,7 +36,7 @@ from cbctool.imaging.headers import credible_um_per_px
 from cbctool.imaging.quality import assess_field
 from cbctool.imaging.read import open_regular, printable, tiff_um_per_px
 from cbctool.imaging.segment import working_copy
-from cbctool.imaging.stain import optical_density
+from cbctool.imaging.stain import DENSITY_UNIT, optical_density
 from cbctool.records import (
     CROP_PX,
     Cell,
@@ -540,6 +540,11 @@ class MonolayerOptions:
     darkest_background_od : float
         Where a tile's background is darker than the slide's by this optical density, it is none: cells cover it all. A
         monolayer averages as much, cells included; scanners' light is even within 0.02 or so.
+    blank_um : float
+        A place with next to nothing within a square of this side, five red cells, is blank. ``max_cover`` is held
+        against the rest of the tile, so that half a tile of thick smear beside half of bare glass is no monolayer.
+    blank_od : float
+        Optical density (green) of what is there, that of the faintest cell bodies in a field's quality.
     """
 
     min_cover: float = 0.14
@@ -548,6 +553,8 @@ class MonolayerOptions:
     glance_um_per_px: float = 0.5
     glance_margin: float = 0.02
     darkest_background_od: float = 0.1
+    blank_um: float = 40.0
+    blank_od: float = 0.025
 
 
 def set_aside(
@@ -587,6 +594,9 @@ def set_aside(
     quality = assess_field(field.rgb, background.white_level, density, options.glance_um_per_px, surround=outside)
     if white and background.white_level[1] < white * 10**-options.darkest_background_od:
         quality = replace(quality, fit=False, reason="too thick: no background can be seen", cell_cover=1.0)
+    own = min(1.0, quality.cell_cover / max(1e-6, 1.0 - _blank_share(density[..., 1], options)))
+    if own > options.max_cover + options.glance_margin:
+        quality = replace(quality, cell_cover=own)
     low, high = options.min_cover - options.glance_margin, options.max_cover + options.glance_margin
     if low <= quality.cell_cover <= high:
         return None
@@ -605,6 +615,14 @@ def set_aside(
     )
     none = np.empty((0, CROP_PX, CROP_PX, 3), np.uint8)
     return FieldResult(summary, (), none, np.empty(0, np.int64), (), {"glance": time.perf_counter() - began})
+
+
+def _blank_share(green: NDArray[Any], options: MonolayerOptions) -> float:
+    """Share of a tile (density at ``glance_um_per_px``) that is bare glass."""
+    there = (green > DENSITY_UNIT * options.blank_od).astype(np.float32)
+    side = max(1, round(options.blank_um / options.glance_um_per_px))
+    local = cv2.blur(there, (side, side))
+    return float(np.mean(local < options.min_cover / 2))
 
 
 def choose_monolayer(

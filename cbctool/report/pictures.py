@@ -5,11 +5,13 @@ The JPEGs that come with a result are put into reports as they are; only the ove
 
 from __future__ import annotations
 
-import io
+import shutil
 import zipfile
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
 
 from cbctool.records import CellKind, FieldSummary, Observation, SlideResult
 from cbctool.report.style import MARKS, mark_key
@@ -125,36 +127,47 @@ OVERVIEW = "slide.jpg"
 """Name of a whole slide's picture in ``evidence.zip``."""
 
 
-def evidence_zip(result: SlideResult, cells: str) -> bytes:
+def write_evidence(result: SlideResult, cells: Path, out: BinaryIO) -> None:
     """``evidence.zip``: what a later correction needs, so that it needs no picture of the slide again.
 
     ``cells.csv`` as it was written, ``fields/<n>.jpg`` (previews) and ``cells/<n>.jpg`` (thumbnails), where n is the
     place in ``result.fields`` and among the rows of ``cells.csv``, from 0; of a whole
-    slide ``slide.jpg``. Times are fixed: same input, same bytes.
+    slide ``slide.jpg``. Times are fixed: same input, same bytes. A whole slide's table is never in memory as a whole.
+
+    Parameters
+    ----------
+    result : SlideResult
+    cells : Path
+        ``cells.csv``.
+    out : binary file
+        Seekable.
     """
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w") as archive:
-        _add(archive, "cells.csv", cells.encode(), zipfile.ZIP_DEFLATED)
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        with cells.open("rb") as table, archive.open("cells.csv", "w") as entry:
+            shutil.copyfileobj(table, entry, 1 << 20)
+        archive.getinfo("cells.csv").external_attr = _READABLE
         if result.tiles is not None and result.tiles.overview_jpeg:
-            _add(archive, OVERVIEW, result.tiles.overview_jpeg, zipfile.ZIP_STORED)
+            _add(archive, OVERVIEW, result.tiles.overview_jpeg)
         for n, summary in enumerate(result.fields):
             if summary.preview_jpeg:
-                _add(archive, f"fields/{n}.jpg", summary.preview_jpeg, zipfile.ZIP_STORED)
+                _add(archive, f"fields/{n}.jpg", summary.preview_jpeg)
         for n, observation in enumerate(result.observations):
             if observation.thumbnail:
-                _add(archive, f"cells/{n}.jpg", observation.thumbnail, zipfile.ZIP_STORED)
-    return out.getvalue()
+                _add(archive, f"cells/{n}.jpg", observation.thumbnail)
 
 
-def _add(archive: zipfile.ZipFile, name: str, data: bytes, method: int) -> None:
-    entry = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
-    entry.compress_type = method
-    entry.external_attr = 0o644 << 16
-    archive.writestr(entry, data, compresslevel=1)
+_READABLE = 0o644 << 16
+"""The mode of an entry, as ZIP files hold it."""
+
+
+def _add(archive: zipfile.ZipFile, name: str, jpeg: bytes) -> None:
+    entry = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))  # stored: a JPEG does not get smaller
+    entry.external_attr = _READABLE
+    archive.writestr(entry, jpeg)
 
 
 def pictures_of(archive: zipfile.ZipFile, folder: str) -> Mapping[int, bytes]:
-    """The JPEGs under ``folder`` of an :func:`evidence_zip`, by number."""
+    """The JPEGs under ``folder`` of what :func:`write_evidence` wrote, by number."""
     return {
         int(name.removeprefix(f"{folder}/").removesuffix(".jpg")): archive.read(name)
         for name in archive.namelist()

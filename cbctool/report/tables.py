@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,13 +78,18 @@ _TO_TILE = "," * (CELL_COLUMNS.index("tile_row_px") - CELL_COLUMNS.index("eccent
 
 
 def cells_csv(result: SlideResult) -> str:
-    """``cells.csv``: one row per object found, in the order of the observations.
+    """``cells.csv`` as text: one row per object found, in the order of the observations."""
+    return "".join(cell_lines(result))
+
+
+def cell_lines(result: SlideResult) -> Iterator[str]:
+    """``cells.csv`` line by line.
 
     A whole slide has tens of thousands of red cells, so that their rows are formatted by hand: 15,000 in about 60 ms.
     """
     tiles = {f.name: (f.row_px, f.col_px) for f in result.fields} if result.slide.whole_slide else {}
     slide = _quoted(result.slide.name)
-    lines = [",".join(CELL_COLUMNS)]
+    yield ",".join(CELL_COLUMNS) + "\n"
     heads: dict[str, tuple[str, str]] = {}
     for observation in result.observations:
         name = observation.field
@@ -94,17 +99,15 @@ def cells_csv(result: SlideResult) -> str:
         head, tail = heads[name]
         cell = observation.cell
         if observation.prediction is None and cell.kind is CellKind.ERYTHROCYTE and not cell.reason:
-            lines.append(
+            yield (
                 f"{head},{cell.cell},erythrocyte,,,,{cell.row_px:.6g},{cell.col_px:.6g},{cell.ymin_px},{cell.xmin_px},"
                 f"{cell.ymax_px},{cell.xmax_px},{cell.area_um2:.6g},{'true' if cell.touches_edge else 'false'}"
                 f"{_TO_REASON},{'true' if cell.nucleus_touches_edge else 'false'},"
                 f"{_measure(cell.equivalent_diameter_um)},{_measure(cell.circularity)},{_measure(cell.eccentricity)}"
-                f"{_TO_TILE}{tail}"
+                f"{_TO_TILE}{tail}\n"
             )
         else:
-            lines.append(_cell_row(head, observation, tail))
-    lines.append("")
-    return "\n".join(lines)
+            yield _cell_row(head, observation, tail) + "\n"
 
 
 def _cell_row(head: str, observation: Observation, tail: str) -> str:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from cbctool.errors import OutputError
 from cbctool.records import Failure, FlagRule, SlideResult
@@ -19,10 +20,10 @@ from cbctool.report.hl7 import result_hl7
 from cbctool.report.html import index_html, report_html
 from cbctool.report.names import overlay_names
 from cbctool.report.pdf import report_pdf
-from cbctool.report.pictures import boxes_of, by_field, evidence_zip, fields_to_show, overlay_jpeg
+from cbctool.report.pictures import boxes_of, by_field, fields_to_show, overlay_jpeg, write_evidence
 from cbctool.report.result_json import result_json
 from cbctool.report.style import ReportStyle
-from cbctool.report.tables import cells_csv, differential_csv, failures_csv, summary_csv
+from cbctool.report.tables import cell_lines, differential_csv, failures_csv, summary_csv
 
 FULL_OVERLAYS = 24
 """Overlays at the size of the preview, for the most telling fields; the others at half of it where it is large, since
@@ -51,15 +52,13 @@ def write_slide(result: SlideResult, folder: Path, style: ReportStyle, rules: Se
     OutputError
         Where the folder cannot be written to, or the disk is full.
     """
-    return [_write(folder / name, data) for name, data in _files(result, style, rules)]
+    cells = _write(folder / "cells.csv", lambda file: file.writelines(map(str.encode, cell_lines(result))))
+    evidence = _write(folder / "evidence.zip", partial(write_evidence, result, cells))
+    return [cells, evidence, *(_write(folder / name, data) for name, data in _files(result, style, rules))]
 
 
 def _files(result: SlideResult, style: ReportStyle, rules: Sequence[FlagRule]) -> Iterator[tuple[str, bytes]]:
     """Name and content of each file, one after the other: a whole slide's together would be hundreds of megabytes."""
-    cells = cells_csv(result)
-    yield "cells.csv", cells.encode()
-    yield "evidence.zip", evidence_zip(result, cells)
-    del cells
     yield "differential.csv", differential_csv(result.differential).encode()
     yield "result.json", result_json(result).encode()
     # Red cells are rows of cells.csv and numbers elsewhere: nothing below looks at tens of thousands of them again.
@@ -117,9 +116,11 @@ def write_run(
     return [_replace(folder / name, text.encode("utf-8", "backslashreplace")) for name, text in files.items()]
 
 
-def _write(path: Path, data: bytes) -> Path:
+def _write(path: Path, data: bytes | Callable[[BinaryIO], object]) -> Path:
+    """Write bytes, or let a function write what is too large to be held."""
     try:
-        path.write_bytes(data)
+        with path.open("wb") as file:
+            file.write(data) if isinstance(data, bytes) else data(file)
     except OSError as error:
         raise OutputError(
             f"{path.name}: cannot be written: {error.strerror}.", "Check the output folder's rights and free space."

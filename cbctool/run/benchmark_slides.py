@@ -14,7 +14,6 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -25,7 +24,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from cbctool.records import CellKind, Slide
-from cbctool.run.benchmark import peak_memory, render_slides, tree_memory
+from cbctool.run.benchmark import cpu_seconds, peak_memory, render_slides, tree_cpu_seconds, tree_memory
 from cbctool.run.discover import discover_slides
 from cbctool.run.parcel import Parcel
 from cbctool.run.pipeline import Analyser, FieldsProgress, Settings, SlideDone, SlideFailed
@@ -290,24 +289,6 @@ def _template(cells: int) -> Parcel:
         path = Path(scratch) / "field.png"
         cv2.imwrite(str(path), rgb[..., ::-1])
         return analyse_field_task(FieldTask("night", "field.png", path, 0.12))
-
-
-def cpu_seconds() -> float:
-    """Processor time of this process and of its children that have ended."""
-    times = os.times()
-    return times.user + times.system + times.children_user + times.children_system
-
-
-def tree_cpu_seconds() -> float:
-    """Processor time of this process and its running children."""
-    import psutil
-
-    me = psutil.Process()
-    total = 0.0
-    for process in (me, *me.children(recursive=True)):
-        with suppress(psutil.Error):  # ended since
-            total += sum(process.cpu_times()[:2])
-    return total
 
 
 def whole_slide_table(timings: Sequence[WholeSlideTiming]) -> list[str]:
