@@ -51,8 +51,9 @@ def main() -> None:
     data = load_data(options.data, options.cache or options.out.with_suffix(".npz"))
     history: tuple[Epoch, ...] = ()
     start = None
-    for name, stage in (("first", replace(FIRST, epochs=options.epochs)), ("second", SECOND)):
-        recipe = replace(stage, seed=options.seed, device=options.device)
+    stages = {"first": replace(FIRST, epochs=options.epochs), "second": SECOND}
+    for number, (name, stage) in enumerate(stages.items()):
+        recipe = replace(stage, seed=options.seed + 100 * number, device=options.device)
         folder = options.out / name
         folder.mkdir(parents=True, exist_ok=True)
         trained = fit(data.train, data.val, recipe, folder, data.outliers, start)

@@ -41,7 +41,7 @@ RED_CELLS_PER_UM2 = 0.0065
 JPEG_QUALITY = 97
 """With it and 4:2:2 sampling, a rendered field's grain and size are those of photographs as cameras write them.
 
-Bytes per pixel 0.32 and grain 1.3 grey levels, where ALL-IDB1 (Canon PowerShot G5, 4:2:2, quality 98) has 0.32 and 1.4;
+Bytes per pixel 0.32 and grain 1.3 grey levels, where ALL-IDB1 (4:2:2) has 0.32 and 1.4;
 at quality 92 and 4:2:0 it was 0.13 and 0.8, and such a file is decoded in little more than half the time.
 """
 
