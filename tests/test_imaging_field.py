@@ -94,3 +94,10 @@ def test_a_large_preview_is_reduced():
     summary = analyse_field(Field("s", "a", rgb), None, 0.1).summary
     assert summary.preview_scale == 0.5
     assert Image.open(io.BytesIO(summary.preview_jpeg)).size == (1600, 500)
+
+
+def test_a_grey_picture_is_said_to_be_one():
+    grey = cv2.cvtColor(cv2.cvtColor(smear(), cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    warnings = analyse_field(Field("s", "a.tif", grey, um_per_px=0.1)).summary.warnings
+    assert [w for w in warnings if "grey picture" in w]
+    assert not analyse_field(Field("s", "a.tif", smear(), um_per_px=0.1)).summary.warnings
