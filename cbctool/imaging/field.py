@@ -100,7 +100,7 @@ def analyse_field(
     preview, preview_scale = _preview(pyramid)
     clock.lap("preview")
     if segmentation.colourless:
-        warnings = (*warnings, f"{field.name}: a grey picture; cells are told by darkness alone, and calls are doubtful.")
+        warnings = (*warnings, f"{field.name}: a grey picture; cells are told by darkness alone, calls are doubtful.")
     summary = FieldSummary(
         name=field.name,
         height_px=height,
