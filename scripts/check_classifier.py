@@ -15,9 +15,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
 
 from cbctool.classifier import Classifier
+from cbctool.classifier.model import STRANGER, SmearNet
 from cbctool.errors import CbctoolError
 from cbctool.imaging.crop import crop_windows
 from cbctool.imaging.field import ImagingOptions, analyse_field
@@ -71,6 +73,7 @@ def figures(classifier: Classifier, cut: dict[str, NDArray[Any]]) -> dict[str, A
             "coverage_of_found": float(classified[found].mean()),
             "calls": {str(c): int((calls == i).sum()) for i, c in enumerate(CLASSES)},
             "red_cells_auroc": auroc(scores.unknown[found], bccd_red.unknown),
+            **by_readout(classifier, cut["bccd_crops"], np.where(found, labels, -1)),
         },
         "all_idb1": {
             "blasts": len(idb["blast"].unknown),
@@ -80,6 +83,20 @@ def figures(classifier: Classifier, cut: dict[str, NDArray[Any]]) -> dict[str, A
             "healthy_uncalled": float((~calls_made(idb["healthy"], classifier.info)).mean()),
             "red_cells_auroc": auroc(idb["healthy"].unknown, idb["red_cells"].unknown),
         },
+    }
+
+
+def by_readout(classifier: Classifier, crops: NDArray[Any], labels: NDArray[Any]) -> dict[str, float]:
+    """Accuracy of each readout by itself, and the share of cells for which the gate prefers the own one."""
+    network = classifier.network
+    if not isinstance(network, SmearNet):
+        return {}
+    with torch.inference_mode():
+        gate, own, foreign = (part.numpy() for part in network.readouts(torch.from_numpy(crops)))
+    return {
+        "accuracy_own_readout": float((own[:, :-1].argmax(axis=1) == labels).mean()),
+        "accuracy_foreign_readout": float((foreign[:, :-1].argmax(axis=1) == labels).mean()),
+        "gated_to_own": float((gate > STRANGER).mean()),
     }
 
 

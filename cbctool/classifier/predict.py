@@ -83,6 +83,11 @@ class Classifier:
         """Where the network runs, as torch names it (``cpu``, ``cuda:0``)."""
         return str(self._device)
 
+    @property
+    def network(self) -> nn.Module:
+        """The network as it computes here, batch norm folded in."""
+        return self._network
+
     def classify(self, crops: NDArray[Any]) -> Scores:
         """Classify normalised crops.
 
