@@ -67,10 +67,9 @@ class SmearNet(nn.Module):
     """Residual network in optical density relative to the crop's own stain strength, with two readouts.
 
     What tells classes apart best in the training laboratory (fine texture, exact hues) misleads elsewhere: one readout
-    for both lost a tenth of another laboratory's cells for every four hundredths that it gained at home. So cells in
-    the training laboratory's own colours teach one readout, cells in drawn ones the other
-    (:mod:`cbctool.classifier.augment`), and the gate learns to tell which it is (a mixture of two experts, Jacobs et
-    al. 1991).
+    for both is worse at home or elsewhere, as the share of cells in own colours decides. So cells in the training
+    laboratory's own colours teach one readout, cells in drawn ones the other (:mod:`cbctool.classifier.augment`), and
+    the gate learns to tell which it is (a mixture of two experts, Jacobs et al. 1991).
     """
 
     def __init__(self, widths: tuple[int, ...] = (40, 120), blocks: tuple[int, ...] = (1, 1)) -> None:
@@ -92,6 +91,10 @@ class SmearNet(nn.Module):
         self.own = nn.Linear(channels, len(CLASSES) + 1)
         self.foreign = nn.Linear(channels, len(CLASSES) + 1)
         self.gate = nn.Sequential(nn.BatchNorm1d(9), nn.Linear(9, 32), nn.ReLU(), nn.Linear(32, 1))
+
+    def expect_own(self) -> None:
+        """Set out from every crop being stained as in training, for a training that draws no other colours."""
+        nn.init.constant_(list(self.gate.parameters())[-1], 10.0)
 
     def readouts(self, crops: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, 28, 28, 3) uint8 -> logit of being stained as in training (B,), own and foreign readout (B, 9) each."""

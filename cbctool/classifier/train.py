@@ -172,6 +172,8 @@ def fit(
     network = build(options.architecture, options.arguments)
     if start is not None:
         network.load_state_dict(dict(start))
+    elif options.augment is None and isinstance(network, SmearNet):
+        network.expect_own()
     network.to(memory_format=torch.channels_last).to(device)
     mixed = options.mixed and (device.type == "cuda" or (device.type == "cpu" and fast_bfloat16()))
     average = copy.deepcopy(network)
