@@ -106,6 +106,16 @@ def test_what_is_no_weights_file_is_refused(tmp_path: Path, content: bytes) -> N
         load_weights(path)
 
 
+def test_a_network_of_another_version_is_refused(tmp_path: Path) -> None:
+    info = weights_info(None)
+    path = tmp_path / "old.safetensors"
+    network = SmearNet(widths=(8, 16))
+    del network.gate
+    save_weights(path, network, info, {"widths": (8, 16)})
+    with pytest.raises(WeightsError, match="another version of cbctool"):
+        load_weights(path)
+
+
 def test_other_classes_are_refused(lab: Path) -> None:
     import hashlib
 

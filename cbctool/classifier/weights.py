@@ -106,7 +106,13 @@ def load_weights(path: Path | None = None) -> Weights:
     header, info = _verified(path, data)
     try:
         network = build(header["architecture"], header["arguments"])
-        network.load_state_dict(load(data))
+        tensors = load(data)
+        if {name: t.shape for name, t in tensors.items()} != {n: t.shape for n, t in network.state_dict().items()}:
+            raise WeightsError(
+                f"{path} was made by another version of cbctool, whose network has other parts.",
+                "Train it again with this version, or leave --weights out.",
+            )
+        network.load_state_dict(tensors)
     except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise _not_ours(path, error) from error
     return Weights(network.eval(), info)
