@@ -58,6 +58,11 @@ def test_near_misses(change, why):
     assert evidence(change) < OPTIONS.cell_evidence, why
 
 
+def test_what_is_far_too_small_is_no_blast_however_odd_it_is():
+    platelet = np.array([[0.93 if k is CellClass.PLATELET else 0.01 for k in CLASSES]])
+    assert evidence((3.8, 0.54, 0.73, 1.0), platelet, unknown=True) < OPTIONS.cell_evidence
+
+
 def test_size_is_against_the_slides_own_red_cells():
     assert evidence(BLAST, red_cell_um=RED_CELL_UM * 1.4) < OPTIONS.cell_evidence < evidence(BLAST)
 

@@ -59,6 +59,9 @@ class BlastOptions:
     nucleus_red_cells, nucleus_spread : float
         A blast's nucleus in red-cell diameters, and the relative spread (sd of the log). 1.5 and 0.18: blasts are 10-20
         um cells with a high N:C, so nuclei of 8-16 um; a small lymphocyte's is one red cell or slightly more.
+    least_nucleus : float
+        A nucleus smaller than this, in red-cell diameters, is no blast's, however unlike a normal one it is: 6 um,
+        where blasts have 8 and more. What is so small is a pyknotic nucleus, a platelet or dye.
     nc_ratio, nc_spread : float
         N:C as area ratio. "High" in the field's words: as of a normal lymphocyte under this segmentation, 0.75 +- 0.08
         on PBC. What is higher still counts as this much: it is no less a blast.
@@ -97,6 +100,7 @@ class BlastOptions:
 
     nucleus_red_cells: float = 1.5
     nucleus_spread: float = 0.18
+    least_nucleus: float = 0.8
     nc_ratio: float = 0.75
     nc_spread: float = 0.08
     solidity: float = 0.95
@@ -182,12 +186,13 @@ def cell_evidence(
     Returns
     -------
     (N,) array
-        -inf where a measure is missing or the nucleus has too many lobes.
+        -inf where a measure is missing, or the nucleus is too small or has too many lobes.
     """
     normal = np.array(list(HEALTHY_MIX.values()))
     seen = probabilities[:, [CLASSES.index(c) for c in HEALTHY_MIX]]
     prior = (1 - options.network_trust) * normal / normal.sum() + options.network_trust * seen
     allowance = np.diag(np.square(options.laboratory_spread))
+    large = measures[:, 0] >= math.log(options.least_nucleus)
     measures = np.minimum(measures, [np.inf, options.nc_ratio, options.solidity])
     densities = np.column_stack(
         [
@@ -203,7 +208,7 @@ def cell_evidence(
     )
     evidence += np.log(1 - (1 - options.granulocyte_odds) * np.clip(granulocyte, 0, 1))
     evidence += np.where(unknown, math.log(options.unknown_odds), 0.0)
-    return np.where(np.isnan(evidence) | (lobes > options.most_lobes), -np.inf, evidence)
+    return np.where(np.isnan(evidence) | ~large | (lobes > options.most_lobes), -np.inf, evidence)
 
 
 def _log_student(values: NDArray[Any], centre: NDArray[Any], covariance: NDArray[Any], degrees: float) -> NDArray[Any]:
