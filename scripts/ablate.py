@@ -62,9 +62,18 @@ def main() -> None:
         recipe = VARIANTS[name](replace(WHOLE, epochs=options.epochs))
         with mock.patch.object(train, "_read", _one_readout if name.startswith("one readout") else train._read):
             network = fit(data.train, data.val, recipe, None, data.outliers).network
+        if name.startswith("one readout"):
+            always_own(network)
         val, bccd = (accuracy(network, c, y) for c, y in ((data.val.pictures, data.val.labels), _bccd(cut)))
         healthy, blasts = (outputs(network, cut[f"idb_{kind}"])[1] for kind in ("healthy", "blast"))
         print(f"| {name} | {val:.1%} | {bccd:.1%} | {auroc(healthy, blasts):.2f} |", flush=True)
+
+
+def always_own(network: nn.Module) -> None:
+    """Let the gate choose the own readout whatever it sees: the other one was not trained."""
+    *_, weight, bias = network.gate.parameters()
+    nn.init.zeros_(weight)
+    nn.init.constant_(bias, 100.0)
 
 
 def accuracy(network: nn.Module, crops: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]) -> float:

@@ -109,10 +109,13 @@ def test_a_killed_run_is_completed_to_the_same_numbers(
 def test_ctrl_c_ends_with_130_and_keeps_what_is_finished(drawn_slides: Path, tmp_path: Path) -> None:
     slides, out = tmp_path / "slides", tmp_path / "out"
     slides.mkdir()
-    for i in range(1000):  # more than a busy machine finishes before this process has its next turn
+    for i in range(400):  # more than a busy machine finishes before this process has its next turn
         (slides / f"{i:03d}.png").write_bytes((drawn_slides / "single.png").read_bytes() + i.to_bytes(2))
     command = [sys.executable, "-m", "cbctool", "analyze", str(slides), "--out", str(out), "--jobs", "1"]
+    # a shell without job control starts what it puts into the background with SIGINT ignored, and that is inherited
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    signal.signal(signal.SIGINT, before)
     deadline = time.monotonic() + 120
     while process.poll() is None and time.monotonic() < deadline and not finished_slides(out):
         os.sched_yield()
@@ -122,7 +125,7 @@ def test_ctrl_c_ends_with_130_and_keeps_what_is_finished(drawn_slides: Path, tmp
     assert "interrupted" in said
     assert "Traceback" not in said
     finished = finished_slides(out)
-    assert 0 < len(finished) < 1000
+    assert 0 < len(finished) < 400
     assert {row["slide"] for row in table(out / "summary.csv")} == finished
 
 
