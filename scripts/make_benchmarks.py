@@ -68,7 +68,7 @@ def ours(rgb: np.ndarray) -> int:
 def alone(count: Callable[[np.ndarray], int], pictures: list[np.ndarray]) -> tuple[int, float]:
     """What a way counts in all pictures, and its CPU seconds, in a worker as the pipeline has them.
 
-    There BLAS has one thread. With two, they spin while they wait, which takes 70 CPU ms of a field of two megapixels.
+    There BLAS has one thread. With two, they spin while they wait, and that is counted.
     """
     pool = LocalPool(1)
     try:

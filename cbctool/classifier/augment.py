@@ -42,7 +42,7 @@ class AugmentOptions:
     dried_large: float = 1.3  # or larger, near the feathered edge
     swollen_least: float = 1.4  # lymphocytes (8 to 11 um) this much larger are no lymphocytes any more,
     swollen_most: float = 1.9  # but round, large-nucleated and of scant cytoplasm at the size of blasts (11 to 20 um)
-    crowded: float = 0.25  # share of crops that get other cells around the one in the middle
+    crowded: float = 0.25  # share of crops that get red cells laid around the one in the middle
     stretch: float = 1.08
     shift_px: float = 2.0  # of the 28: the window is centred on a segmented cell, which is good to about 1 um
     plain: float = 0.4
@@ -201,7 +201,7 @@ def light(pictures: Tensor, plain: NDArray[np.bool_], rng: np.random.Generator, 
     cast = uniform(-0.5, 1, 1, 1, 3) * options.cast_od
     strong = torch.from_numpy(rng.random(count) < 0.2)[:, None, None, None]
     cast = torch.where(strong, uniform(0, 4, 1, 1, 3) * options.cast_od, cast)
-    # between the laboratory's own colours and the drawn ones, so that nothing about the own ones stands apart
+    # some only part of the way from the own colours to the drawn ones: there the gate learns where the own ones end
     between = rng.random(count) < options.near
     share = np.where(plain, 0.0, np.where(between, rng.uniform(0.15, 1.0, count), 1.0)).astype(np.float32)
     density = density + torch.from_numpy(share)[:, None, None, None] * (stained - density) + cast

@@ -59,7 +59,7 @@ STRANGER = 2.0
 """Log odds by which a laboratory is likelier to be stained otherwise than the training one, beyond those of training.
 
 Of the crops in training 4 in 10 have their own colours; a laboratory that uses the program is taken to be stained like
-that one time in 12. It costs two of PBC's 1,712 val cells.
+that one time in 12.
 """
 
 

@@ -27,7 +27,7 @@ from cbctool.records import CLASSES, CROP_PX, Scores, WeightsInfo
 logger = logging.getLogger(__name__)
 
 _CPU_BATCH = 16
-"""Crops per forward pass: no slower a crop than 32 or 64 (128 is 10 % slower), and little is padded in vain."""
+"""Crops per forward pass: no slower a crop than more, and little is padded in vain."""
 
 _GPU_BATCH = 8192
 """Large enough that launching is nothing beside computing; 8192 crops are 19 MB on the bus."""

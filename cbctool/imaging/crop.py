@@ -164,7 +164,10 @@ def _patch(
     background: calibrate.Background | None = None,
     zoom: float = 1.0,
 ) -> NDArray[Any]:
-    """Cut out rows ``y0`` to ``y1`` and columns ``x0`` to ``x1``; white beyond the edge."""
+    """Cut out rows ``y0`` to ``y1`` and columns ``x0`` to ``x1``; white beyond the edge.
+
+    ``rgb`` has ``zoom`` pixels for each of the field that ``background`` is of.
+    """
     height, width = rgb.shape[:2]
     inside = np.ascontiguousarray(rgb[max(y0, 0) : max(y1, 0), max(x0, 0) : max(x1, 0)])
     if background is not None and inside.size:

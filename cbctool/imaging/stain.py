@@ -187,9 +187,9 @@ def stain_densities(density: NDArray[Any], colour: RedCellColour) -> tuple[NDArr
     eosin : (h, w) uint8 array
         Beyond what red cells of that red density have in green.
     """
-    # the third row only fills up: three by three is the size that OpenCV does several times faster
     # a red channel that is clipped holds nothing of pale stain, so that green counts for both (as 1 to 0.7)
     gain = 1.0 if colour.red_tells else 1.7
+    # the third row only fills up: three by three is the size that OpenCV does several times faster
     weights = [[1.0, gain, -gain * colour.red_green_per_blue], [-colour.green_per_red, 1.0, 0.0], [0.0, 0.0, 0.0]]
     azure, eosin, _ = cv2.split(cv2.transform(density, np.array(weights)))
     if not colour.red_tells:  # nor does it tell eosin, but for what is denser than any single red cell
