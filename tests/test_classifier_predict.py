@@ -121,3 +121,19 @@ def test_shipped_weights_know_most_of_val(data: Path, classifier: Classifier) ->
     with np.load(data / "bloodmnist" / "bloodmnist.npz") as file:
         crops, labels = file["val_images"][:600], file["val_labels"][:600, 0]
     assert (classifier.classify(crops).probabilities.argmax(axis=1) == labels).mean() > 0.85
+
+
+def test_class_frequencies_elsewhere() -> None:
+    """Bayes: odds of the foreign readout move by the ratio of frequencies; own readout and unknown logit stay."""
+    network = SmearNet(widths=(8, 8), blocks=(0, 0)).eval()
+    crops = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (4, 28, 28, 3), dtype=np.uint8))
+    trained = torch.tensor([1.0, 3, 1, 3, 1, 1, 3, 2])
+    expected = torch.tensor([1.0, 3, 1, 1, 5, 1, 3, 2])
+    with torch.inference_mode():
+        _, own, foreign = network.readouts(crops)
+        network.expect_elsewhere(trained, expected)
+        _, own_after, moved = network.readouts(crops)
+    odds = (moved - foreign)[:, :-1].exp()
+    torch.testing.assert_close(odds / odds[:, :1], (expected / trained).expand(4, 8), rtol=1e-4, atol=0)
+    torch.testing.assert_close(moved[:, -1], foreign[:, -1])
+    torch.testing.assert_close(own_after, own)
