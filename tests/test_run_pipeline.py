@@ -21,6 +21,7 @@ from cbctool.errors import ExitCode, InputError, OutputError, UsageError, Weight
 from cbctool.records import Failure, Slide
 from cbctool.run import manifest, pipeline
 from cbctool.run.analyse import RunReport, analyse
+from cbctool.run.discover import discover_slides
 from cbctool.run.parcel import Shelf
 from cbctool.run.pipeline import Analyser, Settings, SlideDone, file_sizes, hash_inputs, slide_scale
 from cbctool.run.pool import Pool
@@ -77,6 +78,24 @@ def test_a_slide_of_many_fields_waits_on_the_disk_and_gives_the_same(
         analysed[0] / "two-fields" / "overlay_2.jpg"
     ).read_bytes()
     assert not list(out.glob(".*"))
+
+
+def test_a_run_that_breaks_off_leaves_nothing_on_the_disk(
+    drawn_slides: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def full(run: Any, in_hand: Any) -> None:
+        seen.extend(path.name for path in tmp_path.iterdir())
+        raise OutputError("full", "free some")
+
+    monkeypatch.setattr(pipeline, "FIELDS_IN_MEMORY", 0)
+    monkeypatch.setattr(pipeline._Run, "_report", full)
+    slides = discover_slides(drawn_slides).slides[:1]
+    with Analyser(Settings(out=tmp_path, jobs=1)) as analyser, pytest.raises(OutputError):
+        list(analyser.run(slides))
+    assert [name.split("-")[0] for name in seen] == [".partial"]
+    assert not list(tmp_path.iterdir())
 
 
 def test_run_json_says_what_was_run(analysed: tuple[Path, RunReport]) -> None:
