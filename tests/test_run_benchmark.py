@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
-from cbctool.run.benchmark import benchmark, render_slides, table, to_json
+import pytest
+
+from cbctool.run.benchmark import Benchmark, Timing, benchmark, render_slides, table, to_json
 from cbctool.run.benchmark_slides import flatness_table, time_long_run, time_night, time_whole_slide, whole_slide_table
 from cbctool.run.discover import discover_slides
 
@@ -26,6 +29,18 @@ def test_a_benchmark_accounts_for_every_field(tmp_path: Path) -> None:
     assert timing.ratio > 1
     assert "| 1 | cpu |" in table(found)
     assert json.loads(to_json(found))["timings"][0]["fields"] == 2
+
+
+def test_cores_at_work_are_processor_time_over_time() -> None:
+    one = Timing(
+        jobs=1, device="cpu", repeats=1, seconds=10.0, spread=0.0, decode_seconds=2.0, first_field_seconds=1.0,
+        stages={"decode": 2.0}, peak_memory_bytes=10**9, slides=1, fields=100, megapixels=200.0, cells=1000,
+        start_cpu_seconds=1.0, cpu_ms_per_field=105.0,
+    )  # fmt: skip
+    two = dataclasses.replace(one, jobs=2, seconds=6.0)
+    assert one.cores_at_work == pytest.approx(1.15)
+    text = table(Benchmark("1", "a machine", "fields", (one, two)))
+    assert "analysis x1.67, decode only x1.00. Cores at work in the analysis: 1.15, then 1.92" in text
 
 
 def test_long_runs_are_marked_early_and_late() -> None:

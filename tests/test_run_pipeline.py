@@ -19,8 +19,10 @@ from written import numbers, table
 
 from cbctool.errors import ExitCode, InputError, OutputError, UsageError, WeightsError
 from cbctool.records import Failure, Slide
-from cbctool.run import manifest
+from cbctool.run import manifest, pipeline
 from cbctool.run.analyse import RunReport, analyse
+from cbctool.run.discover import discover_slides
+from cbctool.run.parcel import Shelf
 from cbctool.run.pipeline import Analyser, Settings, SlideDone, file_sizes, hash_inputs, slide_scale
 from cbctool.run.pool import Pool
 
@@ -59,6 +61,41 @@ def test_the_drawn_cells_are_found_and_scaled(analysed: tuple[Path, RunReport]) 
         cells = [row for row in table(out / name / "cells.csv") if row["kind"] == "nucleated"]
         assert len(cells) == pytest.approx(6 * fields, abs=2 * fields)
         assert int(rows[name]["erythrocytes"]) == pytest.approx(60 * fields, rel=0.25)
+
+
+def test_a_slide_of_many_fields_waits_on_the_disk_and_gives_the_same(
+    analysed: tuple[Path, RunReport], drawn_slides: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    laid_down = []
+    put = Shelf.put
+    monkeypatch.setattr(pipeline, "FIELDS_IN_MEMORY", 1)
+    monkeypatch.setattr(Shelf, "put", lambda shelf, parcel: laid_down.append(put(shelf, parcel)) or laid_down[-1])
+    out = tmp_path / "reports"
+    analyse(drawn_slides, Settings(out=out, jobs=1))
+    assert [parcel.packed for parcel in laid_down] == [b"", b""], "the two fields of two-fields, not that of single"
+    assert numbers(out) == numbers(analysed[0])
+    assert (out / "two-fields" / "overlay_2.jpg").read_bytes() == (
+        analysed[0] / "two-fields" / "overlay_2.jpg"
+    ).read_bytes()
+    assert not list(out.glob(".*"))
+
+
+def test_a_run_that_breaks_off_leaves_nothing_on_the_disk(
+    drawn_slides: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def full(run: Any, in_hand: Any) -> None:
+        seen.extend(path.name for path in tmp_path.iterdir())
+        raise OutputError("full", "free some")
+
+    monkeypatch.setattr(pipeline, "FIELDS_IN_MEMORY", 0)
+    monkeypatch.setattr(pipeline._Run, "_report", full)
+    slides = discover_slides(drawn_slides).slides[:1]
+    with Analyser(Settings(out=tmp_path, jobs=1)) as analyser, pytest.raises(OutputError):
+        list(analyser.run(slides))
+    assert [name.split("-")[0] for name in seen] == [".partial"]
+    assert not list(tmp_path.iterdir())
 
 
 def test_run_json_says_what_was_run(analysed: tuple[Path, RunReport]) -> None:

@@ -260,18 +260,20 @@ def is_flagged(evidence: NDArray[Any], options: BlastOptions) -> bool:
 
 
 def weigh_cells(
-    observations: Sequence[Observation], weights: WeightsInfo, options: BlastOptions
+    observations: Sequence[Observation], weights: WeightsInfo, options: BlastOptions, red_cell_um: float | None = None
 ) -> tuple[list[int], NDArray[Any]]:
     """Which observations can be blasts at all, and the evidence of each, see :func:`cell_evidence`.
 
-    Excluded cells and those that a reviewer has named count as what they are and are not among them.
+    Excluded cells and those that a reviewer has named count as what they are and are not among them. ``red_cell_um`` is
+    measured where it is not given.
     """
+    red_cell_um = red_cell_um or red_cell_diameter_um([o.cell for o in observations])
     index = [i for i, o in enumerate(observations) if _counts(o) and o.called is None]
     cells = [observations[i].cell for i in index]
     predictions = [p for i in index if (p := observations[i].prediction) is not None]
     probabilities = np.array([p.probabilities for p in predictions], dtype=float).reshape(-1, len(CLASSES))
     return index, cell_evidence(
-        nucleus_measures(cells, red_cell_diameter_um([o.cell for o in observations])),
+        nucleus_measures(cells, red_cell_um),
         np.array([cell.nuclear_lobes for cell in cells], dtype=float),
         np.nan_to_num(probabilities),
         np.array([p.unknown_score > weights.unknown_above for p in predictions], dtype=bool),
@@ -298,8 +300,8 @@ def find_blasts(
     finding : BlastFinding
     """
     options = options or BlastOptions()
-    index, evidence = weigh_cells(observations, weights, options)
     red_cell_um = red_cell_diameter_um([o.cell for o in observations])
+    index, evidence = weigh_cells(observations, weights, options, red_cell_um)
     reasons = {
         index[i]: _reasons(observations[index[i]], red_cell_um, weights, options)
         for i in np.argsort(-evidence, kind="stable")

@@ -40,7 +40,7 @@ from cbctool.records import (
 
 @dataclass(frozen=True)
 class Evidence:
-    """All that a rule may look at; observations are those of fields fit to be counted."""
+    """All that a rule may look at; observations are those of fields fit to be counted, without red cells."""
 
     slide: Slide
     fields: Sequence[FieldSummary]

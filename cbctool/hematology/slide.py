@@ -64,7 +64,8 @@ def interpret(
     if confirmed:
         rows = tuple(replace(row, total_low=row.ci_low, total_high=row.ci_high) for row in counts.rows)
         counts = replace(counts, rows=rows)
-    counted = [o for o in seen if o.field not in unfit]
+    # No rule looks at single red cells, and each goes through all observations.
+    counted = [o for o in seen if o.prediction is not None and o.field not in unfit]
     flags = raise_flags(Evidence(slide, fields, counted, counts, blasts, weights, profile))
     return Interpretation(tuple(seen), counts, flags)
 

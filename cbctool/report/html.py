@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from cbctool.records import Adequacy, CellKind, FieldSummary, FlagRule, SlideResult, TileUse
 from cbctool.report import content
@@ -122,8 +123,9 @@ def report_html(
     )
 
 
-def _data_url(jpeg: bytes) -> str:
-    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii")
+def _data_url(jpeg: bytes) -> Markup:
+    # Base64 has nothing to escape, and looking for it in megabytes takes a fifth of the page's time.
+    return Markup("data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii"))
 
 
 def _place(percent: float) -> float:

@@ -10,6 +10,7 @@ import csv
 import io
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -72,9 +73,21 @@ SUMMARY_COLUMNS: tuple[str, ...] = (
 
 FAILURE_COLUMNS: tuple[str, ...] = ("slide", "path", "error", "advice")
 
+_MEASURES_OF = attrgetter(*MEASURES)
+
 # The empty columns of a red cell's row.
 _TO_REASON = "," * (CELL_COLUMNS.index("reason") - CELL_COLUMNS.index("touches_edge"))
 _TO_TILE = "," * (CELL_COLUMNS.index("tile_row_px") - CELL_COLUMNS.index("eccentricity"))
+_RED_CELL = {
+    (edge, nucleus): f",%d,erythrocyte,,,,%.6g,%.6g,%d,%d,%d,%d,%.6g,{'true' if edge else 'false'}{_TO_REASON},"
+    f"{'true' if nucleus else 'false'},%.6g,%.6g,%.6g{_TO_TILE}"
+    for edge in (False, True)
+    for nucleus in (False, True)
+}
+_RED_CELL_VALUES = attrgetter(
+    *("cell", "row_px", "col_px", "ymin_px", "xmin_px", "ymax_px", "xmax_px", "area_um2"),
+    *("equivalent_diameter_um", "circularity", "eccentricity"),
+)
 
 
 def cells_csv(result: SlideResult) -> str:
@@ -85,7 +98,7 @@ def cells_csv(result: SlideResult) -> str:
 def cell_lines(result: SlideResult) -> Iterator[str]:
     """``cells.csv`` line by line.
 
-    A whole slide has tens of thousands of red cells, so that their rows are formatted by hand: 15,000 in about 60 ms.
+    A whole slide has tens of thousands of red cells, so that a row of theirs is one formatting: 15,000 in some 30 ms.
     """
     tiles = {f.name: (f.row_px, f.col_px) for f in result.fields} if result.slide.whole_slide else {}
     slide = _quoted(result.slide.name)
@@ -99,13 +112,10 @@ def cell_lines(result: SlideResult) -> Iterator[str]:
         head, tail = heads[name]
         cell = observation.cell
         if observation.prediction is None and cell.kind is CellKind.ERYTHROCYTE and not cell.reason:
-            yield (
-                f"{head},{cell.cell},erythrocyte,,,,{cell.row_px:.6g},{cell.col_px:.6g},{cell.ymin_px},{cell.xmin_px},"
-                f"{cell.ymax_px},{cell.xmax_px},{cell.area_um2:.6g},{'true' if cell.touches_edge else 'false'}"
-                f"{_TO_REASON},{'true' if cell.nucleus_touches_edge else 'false'},"
-                f"{_measure(cell.equivalent_diameter_um)},{_measure(cell.circularity)},{_measure(cell.eccentricity)}"
-                f"{_TO_TILE}{tail}\n"
-            )
+            row = _RED_CELL[cell.touches_edge, cell.nucleus_touches_edge] % _RED_CELL_VALUES(cell)
+            if "nan" in row:  # no measure: an empty column
+                row = row.replace("nan", "")
+            yield f"{head}{row}{tail}\n"
         else:
             yield _cell_row(head, observation, tail) + "\n"
 
@@ -115,11 +125,11 @@ def _cell_row(head: str, observation: Observation, tail: str) -> str:
     if prediction is None:
         status = CellStatus.EXCLUDED.value if cell.reason else ""
         call = ["", "", status]
-        probabilities = [""] * len(CLASSES)
+        probabilities = "," * (len(CLASSES) - 1)
         reason, blast, unknown, blast_reasons = cell.reason, "", "", ""
     else:
         call = [prediction.cell_class or "", _measure(prediction.probability), prediction.status.value]
-        probabilities = [_measure(p) for p in prediction.probabilities] or [""] * len(CLASSES)
+        probabilities = _measures(prediction.probabilities) or "," * (len(CLASSES) - 1)
         reason = prediction.reason or cell.reason
         blast, unknown = _bool(prediction.blast_like), _measure(prediction.unknown_score)
         blast_reasons = "; ".join(prediction.blast_reasons)
@@ -128,16 +138,16 @@ def _cell_row(head: str, observation: Observation, tail: str) -> str:
         str(cell.cell),
         cell.kind.value,
         *call,
-        *(_measure(v) for v in (cell.row_px, cell.col_px)),
-        *(str(v) for v in (cell.ymin_px, cell.xmin_px, cell.ymax_px, cell.xmax_px)),
+        _measures((cell.row_px, cell.col_px)),
+        f"{cell.ymin_px},{cell.xmin_px},{cell.ymax_px},{cell.xmax_px}",
         _measure(cell.area_um2),
         _bool(cell.touches_edge),
-        *(_measure(v) for v in (cell.nucleus_area_um2, cell.nc_ratio)),
+        _measures((cell.nucleus_area_um2, cell.nc_ratio)),
         blast,
-        *probabilities,
+        probabilities,
         _quoted(reason),
         _bool(cell.nucleus_touches_edge),
-        *(_measure(getattr(cell, name)) for name in MEASURES),
+        _measures(_MEASURES_OF(cell)),
         unknown,
         _quoted(blast_reasons),
         observation.called or "",
@@ -148,6 +158,12 @@ def _cell_row(head: str, observation: Observation, tail: str) -> str:
 
 def _measure(value: float) -> str:
     return "" if value != value else f"{value:.6g}"
+
+
+def _measures(values: Sequence[float]) -> str:
+    """Several columns at once, in half the time."""
+    columns = ",".join(["%.6g"] * len(values)) % tuple(values)
+    return columns.replace("nan", "")
 
 
 def _bool(value: bool) -> str:

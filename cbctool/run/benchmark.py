@@ -75,6 +75,11 @@ class Timing:
         """Whole analysis over decode-only."""
         return self.seconds / self.decode_seconds
 
+    @property
+    def cores_at_work(self) -> float:
+        """Processor time over time: above ``jobs`` where the network works beside the workers."""
+        return (self.start_cpu_seconds + self.fields * self.cpu_ms_per_field / 1000) / self.seconds
+
 
 @dataclass(frozen=True)
 class Benchmark:
@@ -367,7 +372,9 @@ def table(result: Benchmark) -> str:
         lines += [
             "",
             f"From {least.jobs} to {most.jobs} jobs: analysis x{least.seconds / most.seconds:.2f}, "
-            f"decode only x{least.decode_seconds / most.decode_seconds:.2f}.",
+            f"decode only x{least.decode_seconds / most.decode_seconds:.2f}. "
+            f"Cores at work in the analysis: {least.cores_at_work:.2f}, then {most.cores_at_work:.2f}; "
+            "the network has threads of its own, whatever the number of jobs.",
         ]
     lines += [
         f"The network alone on {device}: {rate:,.0f} cells/s." for device, rate in result.crops_per_second.items()

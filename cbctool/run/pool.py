@@ -143,6 +143,16 @@ def _keep_freed_memory() -> None:
         return
 
 
+def give_back_freed_memory() -> None:
+    """Undo what :func:`_keep_freed_memory` has kept so far: a large report makes no use of the arrays of fields."""
+    import ctypes
+
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (OSError, TypeError, AttributeError):
+        return
+
+
 def _settle(outcome: Future[Any], done: Future[Any]) -> None:
     """Pass a future's end on, in the words of :class:`Pool`."""
     if outcome.cancelled() or not outcome.set_running_or_notify_cancel():
