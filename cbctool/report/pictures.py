@@ -5,6 +5,7 @@ The JPEGs that come with a result are put into reports as they are; only the ove
 
 from __future__ import annotations
 
+import io
 import shutil
 import zipfile
 from collections import defaultdict
@@ -123,13 +124,14 @@ def overlay_jpeg(preview: bytes, boxes: Sequence[Box], half: bool = False) -> by
 
 
 def _longer_side(jpeg: bytes) -> int:
-    """Of a baseline JPEG, from its frame header, pixels; 0 where there is none."""
-    at = 2
-    while at + 9 <= len(jpeg) and jpeg[at] == 0xFF:
-        if jpeg[at + 1] in (0xC0, 0xC1, 0xC2):  # start of frame: length, bits, height, width
-            return max(int.from_bytes(jpeg[at + 5 : at + 7], "big"), int.from_bytes(jpeg[at + 7 : at + 9], "big"))
-        at += 2 + int.from_bytes(jpeg[at + 2 : at + 4], "big")
-    return 0
+    """In pixels, by the header alone; 0 where there is none."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(io.BytesIO(jpeg)) as picture:
+            return max(picture.size)
+    except UnidentifiedImageError:
+        return 0
 
 
 OVERVIEW = "slide.jpg"
