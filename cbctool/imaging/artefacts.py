@@ -139,7 +139,10 @@ def _lines(rgb: NDArray[Any], options: ArtefactOptions) -> list[NDArray[Any] | N
     masks: list[NDArray[Any] | None] = [None, None]
     band = max(1, _BAND_PX // rgb.shape[1])  # what is small stays in the processor's own memory
     for top in range(0, len(rgb), band):
-        red, green, blue = cv2.split(rgb[top : top + band])
+        part = rgb[top : top + band]
+        if part.min() > max(options.full, options.black):
+            continue
+        red, green, blue = cv2.split(part)
         lighter, darker = cv2.max(red, green), cv2.min(red, green)
         full, spared = cv2.min(darker, blue) <= options.full, cv2.max(lighter, blue) >= options.spared
         for index, found in enumerate((full & spared, lighter <= options.black)):
@@ -188,11 +191,9 @@ def _is_pale(density: NDArray[Any], colour: RedCellColour, options: ArtefactOpti
 def _impossible_hue(density: NDArray[Any], red_tells: bool, options: ArtefactOptions) -> NDArray[Any]:
     """Where a dense pixel has a hue that no stain has; (h, w) bool. A clipped red is spared by every stain."""
     level = options.min_od * DENSITY_UNIT
-    red, green, blue = cv2.split(density)
-    most = cv2.max(cv2.max(red, green), blue)
-    found: NDArray[Any] = most > level
+    found = (cv2.inRange(density, (0, 0, 0), (math.floor(level),) * 3) == 0)
     place = np.flatnonzero(found)
-    r, g, b = (np.take(channel, place).astype(np.float32) for channel in (red, green, blue))
+    r, g, b = np.take(density.reshape(-1, 3), place, axis=0).T.astype(np.float32)
     odd = r < (options.red_spared if red_tells else 0.0) * np.maximum(g, b)
     odd |= (b > level) & (b > options.blue_over_green * g)
     odd |= (b > options.deep_od * DENSITY_UNIT) & (b > options.deep_blue_over_green * g)

@@ -73,11 +73,15 @@ def align_channels(density: NDArray[Any]) -> NDArray[Any]:
     (h, w, 3) uint8 array
     """
     height, width = density.shape[:2]
+    displaced = {
+        channel: (shift_x, shift_y, grow / width)
+        for channel, (shift_x, shift_y, grow) in _displacements(density).items()
+        if max(abs(shift_x), abs(shift_y)) + abs(grow) / 2 >= _SEEN_PX
+    }
+    if not displaced:
+        return density
     planes = list(cv2.split(density))
-    for channel, (shift_x, shift_y, grow) in _displacements(density).items():
-        if max(abs(shift_x), abs(shift_y)) + abs(grow) / 2 < _SEEN_PX:
-            continue
-        grow /= width
+    for channel, (shift_x, shift_y, grow) in displaced.items():
         back = np.array([[1 - grow, 0, -shift_x + grow * width / 2], [0, 1 - grow, -shift_y + grow * height / 2]])
         planes[channel] = cv2.warpAffine(
             planes[channel],
@@ -96,18 +100,25 @@ _SEEN_PX = 0.03
 _EDGE_PX = 5000
 """There are many times as many edge pixels, and 3000 tell a displacement to 0.01 px."""
 
+_EDGE_ROWS_OF = 400_000
+"""Values of a field, three a pixel, from which on not every row is searched for edges."""
+
 
 def _displacements(density: NDArray[Any]) -> dict[int, tuple[float, float, float]]:
     """Shift in x and y, and growth over the width, of the channels that follow green; pixels."""
     height, width = density.shape[:2]
     plane = cv2.extractChannel(density, 1)
     slope_x, slope_y = cv2.Sobel(plane, cv2.CV_16S, 1, 0), cv2.Sobel(plane, cv2.CV_16S, 0, 1)
-    place = np.flatnonzero(cv2.add(cv2.convertScaleAbs(slope_x), cv2.convertScaleAbs(slope_y)) > 16)
-    place = place[:: max(1, len(place) // _EDGE_PX)]
-    rows, cols = np.divmod(place, width)
+    every = 1 + density.size // _EDGE_ROWS_OF  # rows of a large field that are looked at
+    steep_x, steep_y = cv2.convertScaleAbs(slope_x[::every]), cv2.convertScaleAbs(slope_y[::every])
+    place = np.flatnonzero(cv2.add(steep_x, steep_y) > 16)
+    rows, cols = np.divmod(place[:: max(1, len(place) // _EDGE_PX)], width)
+    rows *= every
+    place = rows * width + cols
     # the colour around an edge, 12 px across, is needed at few places
     high, wide = max(1, height // 4), max(1, width // 4)
-    around = cv2.blur(cv2.resize(density[: 4 * high, : 4 * wide], (wide, high), interpolation=cv2.INTER_AREA), (3, 3))
+    around = cv2.resize(density[: 4 * high, : 4 * wide], (wide, high), interpolation=cv2.INTER_LINEAR)
+    around = cv2.blur(around, (3, 3))
     near = np.minimum(rows // 4, high - 1) * wide + np.minimum(cols // 4, wide - 1)
     local = np.take(around.reshape(-1, 3), near, axis=0).astype(np.int16).T
     seen = np.flatnonzero(local[1] > 4)
@@ -161,11 +172,11 @@ def red_cell_colour(density: NDArray[Any], min_od: float) -> RedCellColour:
     RedCellColour
         With the medians over PBC and BCCD where the field has too few pixels to tell.
     """
-    sample = density.reshape(-1, 3)[:: max(1, density.size // 3 // _COLOUR_PX)].astype(np.int16)
-    sample = sample[sample[:, 1] > min_od * DENSITY_UNIT]
-    if len(sample) < 50:
+    sample = density.reshape(-1, 3)[:: max(1, density.size // 3 // _COLOUR_PX)].astype(np.int16).T
+    seen = np.flatnonzero(sample[1] > min_od * DENSITY_UNIT)
+    if len(seen) < 50:
         return RedCellColour(18.0, _USUAL_RED_GREEN_PER_BLUE, _USUAL_GREEN_PER_RED)
-    red, green, blue = np.ascontiguousarray(sample.T)
+    red, green, blue = np.take(sample, seen, axis=1)
     level = _median(green)
     both = red + green
     body = np.flatnonzero((green > 0.6 * level) & (blue >= 4) & (both < 110))
