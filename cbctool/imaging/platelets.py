@@ -85,11 +85,13 @@ def find_platelets(
     azure = cv2.medianBlur(azure, 3)
     floor = options.min_azure_od * DENSITY_UNIT
     low = max(floor, options.level * red_level)
-    mask = ((azure > low) & (cell_labels == 0)).astype(np.uint8)
+    mask = cv2.threshold(azure, low, 1, cv2.THRESH_BINARY)[1] & (cell_labels == 0)
     mask = cv2.morphologyEx(mask, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
-    labels, area = connected_parts(mask)
+    labels, area = connected_parts(mask, connectivity=8)
     count = len(area)
-    dense = np.bincount(labels[azure > options.min_peak * red_level], minlength=count) >= 0.1 * area
+    place = np.flatnonzero(mask.view(bool))
+    inside, is_dense = np.take(labels, place), np.take(azure, place) > options.min_peak * red_level
+    dense = np.bincount(inside[is_dense], minlength=count) >= 0.1 * area
     fits = (area * um**2 >= options.min_um2) & (area * um**2 <= options.max_um2)
     kept = dense & fits
     kept[0] = False
@@ -111,7 +113,6 @@ def find_platelets(
             large = area[label] * um**2 >= options.min_um2_on_red
             kept[label] = large and peak > options.min_peak_on_red * red_level
     numbers = np.where(kept, np.cumsum(kept), 0).astype(np.int32)
-    place = np.flatnonzero(mask.view(bool))
     platelets = np.zeros_like(labels)
-    platelets.ravel()[place] = numbers[labels.ravel()[place]]
+    platelets.ravel()[place] = np.take(numbers, inside)
     return platelets

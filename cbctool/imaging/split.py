@@ -53,17 +53,22 @@ def part_windows(labels: NDArray[Any]) -> dict[int, tuple[slice, slice]]:
         Rows and columns, by label.
     """
     place = np.flatnonzero(labels > 0)
-    label = labels.ravel()[place]
-    order = np.argsort(label.astype(np.uint16) if label.size and label.max() < 65536 else label, kind="stable")
-    label = label[order]
-    if len(label) == 0:
+    if len(place) == 0:
         return {}
-    rows, cols = np.divmod(place[order], labels.shape[1])
-    first = np.flatnonzero(np.diff(label, prepend=0))
-    ends = [edge.reduceat(line, first) for line in (rows, cols) for edge in (np.minimum, np.maximum)]
+    label = np.take(labels, place)
+    rows, cols = np.divmod(place, labels.shape[1])
+    count = int(label.max()) + 1
+    top, bottom, right = np.zeros((3, count), np.int64)
+    left = np.full(count, labels.shape[1])
+    # places go down the picture, and of those written to one label the last stays
+    top[label[::-1]], bottom[label] = rows[::-1], rows
+    np.minimum.at(left, label, cols)
+    np.maximum.at(right, label, cols)
+    seen = np.flatnonzero(left < labels.shape[1])
+    ends = (edge[seen].tolist() for edge in (top, bottom + 1, left, right + 1))
     return {
-        number: (slice(top, bottom + 1), slice(left, right + 1))
-        for number, top, bottom, left, right in zip(label[first].tolist(), *(end.tolist() for end in ends), strict=True)
+        number: (slice(top, bottom), slice(left, right))
+        for number, top, bottom, left, right in zip(seen.tolist(), *ends, strict=True)
     }
 
 
