@@ -332,24 +332,23 @@ def find_precipitate(
         Label 1 first.
     """
     count = int(platelets.max())
-    granules, dubious = np.zeros(count, bool), np.zeros(count, bool)
     if count == 0:
-        return granules
+        return np.zeros(0, bool)
     place = np.flatnonzero(platelets > 0)
     label = platelets.ravel()[place]
-    order = np.argsort(label, kind="stable")
-    pixels = density.reshape(-1, 3)[place[order]].astype(np.float32)
-    bounds = np.searchsorted(label[order], np.arange(1, count + 2))
+    red, green, _ = np.take(density.reshape(-1, 3), place, axis=0).T.astype(float)
+    order = np.lexsort((-green, label))  # body after body, each from its densest pixel on
+    red, green = red[order], green[order]
+    size = np.bincount(label, minlength=count + 1)[1:]
+    densest = np.minimum(np.maximum(size // 10, 3), size)
+    depth = red if red_tells else green
+    mean = _means(depth, size, size)
+    contrast = np.sqrt(np.maximum(_means(depth * depth, size, size) - mean**2, 0.0)) / np.maximum(mean, 1.0)
+    peak_red, peak_green = _means(red, size, densest), _means(green, size, densest)
     bluest = max(options.granule_red, options.bluer * hue)
-    for index in range(count):
-        red, green, _ = pixels[bounds[index] : bounds[index + 1]].T
-        depth = red if red_tells else green
-        contrast = depth.std() / max(float(depth.mean()), 1.0)
-        densest = np.argsort(-green)[: max(3, len(green) // 10)]
-        peak_red, peak_green = red[densest].mean(), green[densest].mean()
-        blue_black = peak_red > max(options.granule_red_od * DENSITY_UNIT, bluest * peak_green)
-        granules[index] = contrast > options.granule_contrast or blue_black
-        dubious[index] = contrast > options.granule_contrast_near
+    blue_black = peak_red > np.maximum(options.granule_red_od * DENSITY_UNIT, bluest * peak_green)
+    granules = (contrast > options.granule_contrast) | blue_black
+    dubious = contrast > options.granule_contrast_near
     if granules.any() and dubious.any():
         is_granule, windows = np.append(False, granules), part_windows(platelets)
         reach = math.ceil(options.granule_near_um / um)
@@ -362,6 +361,13 @@ def find_precipitate(
             distance = cv2.distanceTransform(others, cv2.DIST_L2, 5)[around == index + 1].min() * um
             granules[index] = distance < options.granule_near_um
     return granules
+
+
+def _means(values: NDArray[Any], size: NDArray[Any], first: NDArray[Any]) -> NDArray[Any]:
+    """Means (n,) of the ``first`` values of each of n bodies that follow one another in ``values``, ``size`` of each."""
+    total = np.append(0.0, np.cumsum(values))
+    start = np.cumsum(size) - size
+    return np.asarray((total[start + first] - total[start]) / first)
 
 
 def add_labels(

@@ -379,13 +379,15 @@ def _fit(basis: Array, values: Array, weight: Array, ridge: float) -> Array:
     mean = (weight.astype(np.float32) @ values) / total
     moments = (weighted @ (values - mean)).astype(np.float64)
     products = (weighted @ basis.T).astype(np.float64)
-    solution = np.linalg.solve(products + np.diag(penalty), moments)
+    diagonal = np.einsum("ii->i", products)
+    diagonal += penalty
+    solution = np.asarray(cv2.solve(products, moments)[1])
     # Lamps and lenses darken outwards. A surface that is dark in the middle is a cell, not illumination: level it.
     bowl = np.zeros(6, bool)
     bowl[3::2] = solution[3::2].sum(axis=1) > 0.0
     if bowl.any():
-        penalty[bowl] += 1e3 * weight.size
-        solution = np.linalg.solve(products + np.diag(penalty), moments)
+        diagonal[bowl] += 1e3 * weight.size
+        solution = np.asarray(cv2.solve(products, moments)[1])
     solution[0] += mean
     return np.asarray(solution.T, np.float32)
 

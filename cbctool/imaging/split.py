@@ -144,7 +144,7 @@ def solidity(mask: NDArray[Any]) -> float:
     if not contours:
         return 1.0
     hull = cv2.fillConvexPoly(np.zeros_like(body), cv2.convexHull(np.concatenate(contours)), 1)
-    return float(body.sum() / hull.sum())
+    return cv2.countNonZero(body) / cv2.countNonZero(hull)
 
 
 def fill_holes(

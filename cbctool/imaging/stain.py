@@ -155,7 +155,7 @@ def _median(values: NDArray[Any]) -> float:
 def _least_squares(design: NDArray[Any], target: NDArray[Any]) -> NDArray[Any]:
     """Coefficients (k,) of the rows of (k, n) that come nearest to (n,); the pull to 0 decides only what is free."""
     pull = 1e-6 * design.shape[1] * np.eye(len(design))
-    return np.asarray(np.linalg.solve(design @ design.T + pull, design @ target))
+    return np.asarray(cv2.solve(design @ design.T + pull, (design @ target)[:, np.newaxis])[1][:, 0])
 
 
 def red_cell_colour(density: NDArray[Any], min_od: float) -> RedCellColour:
