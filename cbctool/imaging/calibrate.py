@@ -525,7 +525,8 @@ class RedCellOptions:
     max_uncertainty : float
         A scale less certain than this is none: cells that disagree so much are not all red cells.
     search_px : tuple of float
-        Cell diameters looked for: 0.05-0.5 um/px. Each finds cells from 0.75 to 1.4 times it.
+        Cell diameters looked for: 0.05-0.5 um/px, those of immersion objectives and full-size cameras first. Each finds
+        cells from 0.75 to 1.4 times it.
     search_cell_px, search_window_px : float, int
         The search is made on copies where cells are only so wide, at a quarter of the cost.
     """
@@ -550,7 +551,7 @@ class RedCellOptions:
     enough_area: float = 0.25
     systematic: float = 0.03
     max_uncertainty: float = 0.2
-    search_px: tuple[float, ...] = (40.0, 90.0, 60.0, 28.0, 135.0, 19.0, 200.0, 13.0)
+    search_px: tuple[float, ...] = (90.0, 40.0, 60.0, 28.0, 135.0, 19.0, 200.0, 13.0)
     search_cell_px: float = 16.0
     search_window_px: int = 200
 

@@ -345,10 +345,9 @@ def without_appendages(cell: NDArray[Any], um: float, options: NucleatedOptions)
     padded = cv2.copyMakeBorder(cell.astype(np.uint8), margin, margin, margin, margin, cv2.BORDER_CONSTANT, value=0)
     body: NDArray[Any] = cv2.dilate(cv2.morphologyEx(padded, cv2.MORPH_OPEN, disk(radius)), np.ones((3, 3), np.uint8))
     hanging = cv2.bitwise_and(padded, 1 - body)
-    count, pieces, stats, _ = cv2.connectedComponentsWithStats(hanging, connectivity=4)
+    pieces, sizes = connected_parts(hanging)
     kept = padded > 0
-    for piece in range(1, count):
-        area = stats[piece, cv2.CC_STAT_AREA] * um**2
+    for piece, area in enumerate((sizes[1:] * um**2).tolist(), start=1):
         if not options.appendage_um2[0] <= area <= options.appendage_um2[1]:
             continue
         here: NDArray[Any] = (pieces == piece).astype(np.uint8)

@@ -143,7 +143,7 @@ def segment(rgb: NDArray[Any], um_per_px: float, options: SegmentOptions | None 
     if colourless:
         _log.info("a grey picture: nuclei are told by density alone, and neither drawings nor precipitate are told")
     else:
-        colour = red_cell_colour(density, options.min_od)
+        colour = red_cell_colour(density, options.min_od, sample_px=5000)  # only whether red cells are seen in red
         drawn, drawn_reasons = find_drawn(rgb, density, colour, um, options.artefacts)
     del rgb, small  # the largest arrays of all
     if drawn_reasons:
@@ -186,7 +186,8 @@ def segment(rgb: NDArray[Any], um_per_px: float, options: SegmentOptions | None 
         kinds.append(CellKind.ARTEFACT if is_granule or is_covered else CellKind.PLATELET)
         reasons.append(ANNOTATION if is_covered else PRECIPITATE if is_granule else "")
     red_outlines = find_red_cells(density, foreground, cell_labels, colour.level, um, options.red_cells)
-    np.add(platelet_labels, nucleated, out=cell_labels, where=platelet_labels > 0)
+    place = np.flatnonzero(platelet_labels > 0)
+    np.put(cell_labels, place, np.take(platelet_labels, place) + nucleated)
     return Segmentation(
         um,
         px_per_row,

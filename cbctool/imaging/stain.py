@@ -158,7 +158,7 @@ def _least_squares(design: NDArray[Any], target: NDArray[Any]) -> NDArray[Any]:
     return np.asarray(cv2.solve(design @ design.T + pull, (design @ target)[:, np.newaxis])[1][:, 0])
 
 
-def red_cell_colour(density: NDArray[Any], min_od: float) -> RedCellColour:
+def red_cell_colour(density: NDArray[Any], min_od: float, sample_px: int = 20_000) -> RedCellColour:
     """Level and colour of the field's red cells: the commonest ratios of what absorbs.
 
     Parameters
@@ -166,13 +166,15 @@ def red_cell_colour(density: NDArray[Any], min_od: float) -> RedCellColour:
     density : (h, w, 3) uint8 array
     min_od : float
         Green density below this is background.
+    sample_px : int
+        Pixels looked at; by default every third of a field of 640 x 480 pixels of 0.12 um.
 
     Returns
     -------
     RedCellColour
         With the medians over PBC and BCCD where the field has too few pixels to tell.
     """
-    sample = density.reshape(-1, 3)[:: max(1, density.size // 3 // _COLOUR_PX)].astype(np.int16).T
+    sample = density.reshape(-1, 3)[:: max(1, density.size // 3 // sample_px)].astype(np.int16).T
     seen = np.flatnonzero(sample[1] > min_od * DENSITY_UNIT)
     if len(seen) < 50:
         return RedCellColour(18.0, _USUAL_RED_GREEN_PER_BLUE, _USUAL_GREEN_PER_RED)
@@ -189,9 +191,6 @@ def red_cell_colour(density: NDArray[Any], min_od: float) -> RedCellColour:
     green_per_red = _median(green[alike] / np.maximum(red[alike], 1)) if len(alike) > 50 else 1.5
     return RedCellColour(level, per_blue, green_per_red)
 
-
-_COLOUR_PX = 20_000
-"""Pixels looked at for the colour of red cells: every third of a field of 640 x 480 pixels of 0.12 um."""
 
 _USUAL_RED_GREEN_PER_BLUE = 2.3
 _USUAL_GREEN_PER_RED = 1.8
