@@ -100,8 +100,8 @@ _SEEN_PX = 0.03
 _EDGE_PX = 5000
 """There are many times as many edge pixels, and 3000 tell a displacement to 0.01 px."""
 
-_EDGE_ROWS_OF = 400_000
-"""Values of a field, three a pixel, from which on not every row is searched for edges."""
+_EDGES_IN_PX = 150_000
+"""Edges are looked for in so many pixels of a larger field."""
 
 
 def _displacements(density: NDArray[Any]) -> dict[int, tuple[float, float, float]]:
@@ -109,18 +109,15 @@ def _displacements(density: NDArray[Any]) -> dict[int, tuple[float, float, float
     height, width = density.shape[:2]
     plane = cv2.extractChannel(density, 1)
     slope_x, slope_y = cv2.Sobel(plane, cv2.CV_16S, 1, 0), cv2.Sobel(plane, cv2.CV_16S, 0, 1)
-    every = 1 + density.size // _EDGE_ROWS_OF  # rows of a large field that are looked at
+    every = max(1, height * width // _EDGES_IN_PX)  # of a large field, not every row is looked at
     steep_x, steep_y = cv2.convertScaleAbs(slope_x[::every]), cv2.convertScaleAbs(slope_y[::every])
     place = np.flatnonzero(cv2.add(steep_x, steep_y) > 16)
-    rows, cols = np.divmod(place[:: max(1, len(place) // _EDGE_PX)], width)
+    place = place[:: max(1, len(place) // _EDGE_PX)]
+    wide = cv2.blur(density[::every], (9, 2 * round(4 / every) + 1))  # 9 x 9 pixels of all rows
+    local = np.take(wide.reshape(-1, 3), place, axis=0).astype(np.int16).T
+    rows, cols = np.divmod(place, width)
     rows *= every
     place = rows * width + cols
-    # the colour around an edge, 12 px across, is needed at few places
-    high, wide = max(1, height // 4), max(1, width // 4)
-    around = cv2.resize(density[: 4 * high, : 4 * wide], (wide, high), interpolation=cv2.INTER_LINEAR)
-    around = cv2.blur(around, (3, 3))
-    near = np.minimum(rows // 4, high - 1) * wide + np.minimum(cols // 4, wide - 1)
-    local = np.take(around.reshape(-1, 3), near, axis=0).astype(np.int16).T
     seen = np.flatnonzero(local[1] > 4)
     if len(seen) < 200:
         return {}
