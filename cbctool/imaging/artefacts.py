@@ -191,7 +191,7 @@ def _is_pale(density: NDArray[Any], colour: RedCellColour, options: ArtefactOpti
 def _impossible_hue(density: NDArray[Any], red_tells: bool, options: ArtefactOptions) -> NDArray[Any]:
     """Where a dense pixel has a hue that no stain has; (h, w) bool. A clipped red is spared by every stain."""
     level = options.min_od * DENSITY_UNIT
-    found = (cv2.inRange(density, (0, 0, 0), (math.floor(level),) * 3) == 0)
+    found = cv2.inRange(density, (0, 0, 0), (math.floor(level),) * 3) == 0
     place = np.flatnonzero(found)
     r, g, b = np.take(density.reshape(-1, 3), place, axis=0).T.astype(np.float32)
     odd = r < (options.red_spared if red_tells else 0.0) * np.maximum(g, b)
@@ -364,7 +364,7 @@ def find_precipitate(
 
 
 def _means(values: NDArray[Any], size: NDArray[Any], first: NDArray[Any]) -> NDArray[Any]:
-    """Means (n,) of the ``first`` values of each of n bodies that follow one another in ``values``, ``size`` of each."""
+    """Means (n,) of the ``first`` values of each of n bodies; they follow one another in ``values``, ``size`` of each."""
     total = np.append(0.0, np.cumsum(values))
     start = np.cumsum(size) - size
     return np.asarray((total[start + first] - total[start]) / first)

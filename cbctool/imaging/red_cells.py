@@ -227,7 +227,7 @@ def _outlines(
     reach = np.concatenate([[radius[0] - um], radius, [radius[-1] + um]]) / um
     # One gather for everything: 0 is background, 255 beyond the field, in between the cells' own density.
     margin = int(np.ceil(reach[-1])) + 2
-    level = cv2.min(cv2.max(absorbance, mask), (254.0,))
+    level = np.minimum(cv2.max(absorbance, mask), np.uint8(254))
     framed = cv2.copyMakeBorder(level, margin, margin, margin, margin, cv2.BORDER_CONSTANT, value=255)
     to_row, to_col = np.floor(_directions(options.rays)[..., np.newaxis] * reach).astype(np.int64) + 1
     row, col = np.floor(seeds).astype(np.int64).T + margin
