@@ -364,7 +364,7 @@ def find_precipitate(
 
 
 def _means(values: NDArray[Any], size: NDArray[Any], first: NDArray[Any]) -> NDArray[Any]:
-    """Means (n,) of the ``first`` values of each of n bodies; they follow one another in ``values``, ``size`` of each."""
+    """Means (n,) of the ``first`` values of each of n bodies that follow one another in ``values``, ``size`` long."""
     total = np.append(0.0, np.cumsum(values))
     start = np.cumsum(size) - size
     return np.asarray((total[start + first] - total[start]) / first)

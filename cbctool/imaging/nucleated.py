@@ -177,7 +177,7 @@ def _above(plane: NDArray[Any], level: float) -> NDArray[Any]:
 
 
 def _mostly(mask: NDArray[Any]) -> NDArray[Any]:
-    """1 where most of 5 x 5 pixels are: what a median of the plane before its threshold gives, in a fifth of the time."""
+    """1 where most of 5 x 5 pixels are: as a median of the plane before its threshold, in a fifth of the time."""
     return _above(cv2.boxFilter(mask, -1, (5, 5), normalize=False, borderType=cv2.BORDER_REPLICATE), 12)
 
 
