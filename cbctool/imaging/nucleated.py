@@ -163,12 +163,21 @@ def find_nucleated(
         for part in np.flatnonzero(nuclear >= options.min_nucleus_um2).tolist():
             if part == 0:
                 continue
-            cell = without_appendages(parts == part, um, options)
-            for single in part_by_nuclei(cell, nuclei[window], lines, um, options):
+            mine = parts == part
+            near = _near(mine)  # a part of a large clump is small
+            cell = without_appendages(mine[near], um, options)
+            seen = None if lines is None else lines[near]
+            for single in part_by_nuclei(cell, nuclei[window][near], seen, um, options):
                 kinds.append(CellKind.NUCLEATED)
                 reasons.append("")
-                labels[window][single] = len(kinds)
+                labels[window][near][single] = len(kinds)
     return labels, nuclei.view(bool) & (labels > 0), kinds, reasons
+
+
+def _near(mask: NDArray[Any]) -> tuple[slice, slice]:
+    """The smallest window of an (h, w) mask that holds it, and a pixel more on every side where there is one."""
+    left, top, width, height = cv2.boundingRect(mask.view(np.uint8))
+    return slice(max(top - 1, 0), top + height + 1), slice(max(left - 1, 0), left + width + 1)
 
 
 def _above(plane: NDArray[Any], level: float) -> NDArray[Any]:

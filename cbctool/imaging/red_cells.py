@@ -169,7 +169,7 @@ def _seeds(
     found = np.stack(np.divmod(np.flatnonzero(votes == highest), width), axis=1)
 
     # bodies without a vote: cut by the edge, or of another shape
-    labels, area = connected_parts(cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST))
+    labels, area = connected_parts(cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST), connectivity=8)
     alone = area * options.vote_um_per_px**2 >= options.min_alone_um2
     alone[labels[found[:, 0], found[:, 1]]] = False
     alone[0] = False
