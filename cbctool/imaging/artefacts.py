@@ -236,19 +236,15 @@ def _label(
     return labels, reasons
 
 
-def find_foreign(
-    density: NDArray[Any], labels: NDArray[Any], nuclei: NDArray[Any], um: float, options: ArtefactOptions
-) -> list[str]:
+def find_foreign(hues: NDArray[Any], labels: NDArray[Any], options: ArtefactOptions) -> list[str]:
     """Which bodies taken for nucleated cells are heaps of precipitate: ragged, and bluer than any nucleus.
 
     Parameters
     ----------
-    density : (h, w, 3) uint8 array
+    hues : (N,) array
+        See :func:`nuclear_hues`.
     labels : (h, w) int32 array
         Nucleated cells, from 1 without gaps.
-    nuclei : (h, w) bool array
-    um : float
-        Micrometres per pixel.
     options : ArtefactOptions
 
     Returns
@@ -258,7 +254,6 @@ def find_foreign(
     """
     count = int(labels.max())
     reasons = [""] * count
-    hues = _red_over_green(density, labels, nuclei)
     suspects = np.flatnonzero(hues > options.granule_red)
     windows = part_windows(labels) if len(suspects) else {}
     for index in suspects.tolist():
@@ -273,8 +268,8 @@ def find_foreign(
     return reasons
 
 
-def nuclear_hue(density: NDArray[Any], labels: NDArray[Any], nuclei: NDArray[Any]) -> float:
-    """Red over green density of the field's nuclei, the median cell's; 0 without any.
+def nuclear_hues(density: NDArray[Any], labels: NDArray[Any], nuclei: NDArray[Any]) -> NDArray[Any]:
+    """Red over green density of each nucleus of a field.
 
     Parameters
     ----------
@@ -285,18 +280,13 @@ def nuclear_hue(density: NDArray[Any], labels: NDArray[Any], nuclei: NDArray[Any
 
     Returns
     -------
-    float
+    (N,) array
+        Label 1 first.
     """
-    hues = _red_over_green(density, labels, nuclei)
-    return float(np.median(hues)) if len(hues) else 0.0
-
-
-def _red_over_green(density: NDArray[Any], labels: NDArray[Any], nuclei: NDArray[Any]) -> NDArray[Any]:
-    """Red over green density of each nucleus, (N,)."""
     place = np.flatnonzero(nuclei)
-    label = labels.ravel()[place]
+    label = np.take(labels, place)
     count = int(label.max(initial=0)) + 1
-    red, green, _ = density.reshape(-1, 3)[place].T
+    red, green, _ = np.take(density.reshape(-1, 3), place, axis=0).T
     return np.asarray((np.bincount(label, red, count) / np.maximum(np.bincount(label, green, count), 1.0))[1:])
 
 
@@ -321,7 +311,7 @@ def find_precipitate(
     red_tells : bool
         See :class:`~cbctool.imaging.stain.RedCellColour`; evenness is judged in green where red is clipped.
     hue : float
-        See :func:`nuclear_hue`.
+        The median of :func:`nuclear_hues`; 0 without any nucleus.
     um : float
         Micrometres per pixel.
     options : ArtefactOptions

@@ -36,7 +36,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cbctool.imaging.segment import Segmentation
-from cbctool.imaging.split import part_windows, solidity, split_clump
+from cbctool.imaging.split import extents, solidity, split_clump
 from cbctool.imaging.stain import DENSITY_UNIT
 from cbctool.records import Cell, CellKind
 
@@ -123,9 +123,7 @@ def _red_cells(segmentation: Segmentation, height_px: int, width_px: int) -> lis
 
 def _nucleated_and_platelets(segmentation: Segmentation, height_px: int, width_px: int) -> list[dict[str, Any]]:
     labels, nuclei = segmentation.cell_labels, segmentation.nuclei
-    windows = part_windows(labels)
-    boxes = [windows[number] for number in range(1, len(windows) + 1)]
-    measured = _shapes(labels, boxes, segmentation, height_px, width_px)
+    measured, boxes = _shapes(labels, segmentation, height_px, width_px)
     for index, (measures, kind) in enumerate(zip(measured, segmentation.kinds, strict=True)):
         measures["kind"] = kind
         measures["reason"] = segmentation.reasons[index]
@@ -144,20 +142,18 @@ def _nucleated_and_platelets(segmentation: Segmentation, height_px: int, width_p
 
 
 def _shapes(
-    labels: NDArray[Any],
-    boxes: list[tuple[slice, slice]],
-    segmentation: Segmentation,
-    height_px: int,
-    width_px: int,
-) -> list[dict[str, Any]]:
-    """Size, place and form of every label, in one pass over the labelled pixels."""
+    labels: NDArray[Any], segmentation: Segmentation, height_px: int, width_px: int
+) -> tuple[list[dict[str, Any]], list[tuple[slice, slice]]]:
+    """Size, place and form of every label, in one pass over the labelled pixels; and the window around each."""
     um, per_row, per_col = segmentation.um_per_px, segmentation.px_per_row, segmentation.px_per_col
-    count = len(boxes) + 1
+    count = len(segmentation.kinds) + 1
     framed = cv2.copyMakeBorder(labels, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
-    place = np.flatnonzero(framed.ravel() > 0)
-    label = framed.ravel()[place]
+    place = np.flatnonzero(framed > 0)
+    label = np.take(framed, place)
     rows, cols = np.divmod(place, framed.shape[1])
     rows, cols = rows - 1, cols - 1
+    ends = extents(label, rows, cols)[:, 1:].T.tolist()
+    boxes = [(slice(top, bottom + 1), slice(left, right + 1)) for top, bottom, left, right in ends]
     area = np.bincount(label, minlength=count).astype(float)
     area[area == 0] = np.nan
     row = np.bincount(label, rows, count) / area
@@ -190,7 +186,7 @@ def _shapes(
                 "eccentricity": float(eccentricity[index]),
             }
         )
-    return measured
+    return measured, boxes
 
 
 def _perimeters(framed: NDArray[Any], place: NDArray[Any], label: NDArray[Any], count: int) -> NDArray[Any]:

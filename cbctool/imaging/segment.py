@@ -24,7 +24,7 @@ from cbctool.imaging.artefacts import (
     find_foreign,
     find_pale_drawn,
     find_precipitate,
-    nuclear_hue,
+    nuclear_hues,
 )
 from cbctool.imaging.calibrate import halved
 from cbctool.imaging.nucleated import NucleatedOptions, find_nucleated, find_smudges
@@ -163,8 +163,9 @@ def segment(rgb: NDArray[Any], um_per_px: float, options: SegmentOptions | None 
     cell_labels, nuclei, kinds, reasons = find_nucleated(
         azure, eosin, green, foreground, colour.level, um, options.nucleated
     )
-    hue = nuclear_hue(density, cell_labels, nuclei)
-    for index, reason in enumerate(find_foreign(density, cell_labels, nuclei, um, options.artefacts)):
+    hues = nuclear_hues(density, cell_labels, nuclei)
+    hue = float(np.median(hues)) if len(hues) else 0.0
+    for index, reason in enumerate(find_foreign(hues, cell_labels, options.artefacts)):
         if reason:
             kinds[index], reasons[index] = CellKind.ARTEFACT, reason
     for index in np.flatnonzero(find_smudges(density, cell_labels, nuclei, options.nucleated)).tolist():

@@ -56,20 +56,31 @@ def part_windows(labels: NDArray[Any]) -> dict[int, tuple[slice, slice]]:
     if len(place) == 0:
         return {}
     label = np.take(labels, place)
-    rows, cols = np.divmod(place, labels.shape[1])
-    count = int(label.max()) + 1
-    top, bottom, right = np.zeros((3, count), np.int64)
-    left = np.full(count, labels.shape[1])
-    # places go down the picture, and of those written to one label the last stays
-    top[label[::-1]], bottom[label] = rows[::-1], rows
-    np.minimum.at(left, label, cols)
-    np.maximum.at(right, label, cols)
-    seen = np.flatnonzero(left < labels.shape[1])
+    top, bottom, left, right = extents(label, *np.divmod(place, labels.shape[1]))
+    seen = np.flatnonzero(top >= 0)
     ends = (edge[seen].tolist() for edge in (top, bottom + 1, left, right + 1))
     return {
         number: (slice(top, bottom), slice(left, right))
         for number, top, bottom, left, right in zip(seen.tolist(), *ends, strict=True)
     }
+
+
+def extents(label: NDArray[Any], rows: NDArray[Any], cols: NDArray[Any]) -> NDArray[Any]:
+    """First and last row, first and last column of every label, (4, n + 1); of one that does not occur the first is -1.
+
+    Parameters
+    ----------
+    label, rows, cols : (N,) int array
+        Of labelled pixels, row after row down the picture.
+    """
+    ends = np.full((4, int(label.max(initial=0)) + 1), -1)
+    top, bottom, left, right = ends
+    # of what is written to one label the last stays
+    top[label[::-1]], bottom[label] = rows[::-1], rows
+    left[:] = np.iinfo(left.dtype).max
+    np.minimum.at(left, label, cols)
+    np.maximum.at(right, label, cols)
+    return ends
 
 
 def split_clump(
