@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cbctool.imaging import stain
 from cbctool.imaging.calibrate import normalise
 from cbctool.imaging.measure import measure_cells
 from cbctool.imaging.nucleated import (
@@ -18,6 +19,7 @@ from cbctool.imaging.nucleated import (
     bright_lines,
     find_smudges,
     joined_lobes,
+    mostly,
     part_by_nuclei,
     without_appendages,
 )
@@ -180,6 +182,23 @@ def test_red_cells_have_no_azure_density_however_deep():
     density = optical_density(rgb)
     azure, _ = stain_densities(density, red_cell_colour(density, 0.02))
     assert np.percentile(azure, 99) <= 0.1 * density[..., 1].max()
+
+
+@given(st.integers(0, 2**31), st.integers(1, 9), st.integers(1, 9), st.integers(0, 254))
+@settings(max_examples=40, deadline=None)
+def test_the_majority_of_a_mask_is_the_threshold_of_a_median(seed, height, width, level):
+    plane = np.random.default_rng(seed).integers(0, 256, (height, width), np.uint8)
+    expected = cv2.medianBlur(plane, 5) > level
+    np.testing.assert_array_equal(mostly((plane > level).astype(np.uint8)), expected)
+
+
+def test_a_displacement_is_told_from_some_of_the_rows_of_a_large_field():
+    cells = [(row, col) for row in range(5, 158, 10) for col in range(5, 158, 10)]
+    density = optical_density(draw(160.0, 0.25, red=cells))
+    assert density.shape[0] * density.shape[1] > 2 * stain._EDGES_IN_PX
+    moved = density.copy()
+    moved[..., 2] = cv2.warpAffine(density[..., 2], np.array([[1, 0, 0.6], [0, 1, -0.4]]), density.shape[1::-1])
+    assert stain._displacements(moved)[2] == pytest.approx((-0.6, 0.4, 0.0), abs=0.12)
 
 
 def test_displaced_blue_is_laid_back_on_green():

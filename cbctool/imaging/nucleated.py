@@ -134,7 +134,7 @@ def find_nucleated(
     azure = np.asarray(cv2.medianBlur(azure, 3))
     low = max(options.min_azure_od * DENSITY_UNIT, options.cell_level * red_level)
     low_eosin = max(options.min_azure_od * DENSITY_UNIT / 2, options.eosin_level * red_level)
-    stained = np.asarray(cv2.bitwise_or(_above(azure, low), _mostly(_above(eosin, low_eosin))))
+    stained = np.asarray(cv2.bitwise_or(_above(azure, low), mostly(_above(eosin, low_eosin))))
     nuclei = _above(azure, nuclear_threshold(azure, low, options))
     stained = cv2.morphologyEx(stained, cv2.MORPH_CLOSE, disk(options.close_um / um))
     stained = fill_holes(stained, options.hole_um2 / um**2, foreground, options.stained_hole_um2 / um**2)
@@ -185,8 +185,17 @@ def _above(plane: NDArray[Any], level: float) -> NDArray[Any]:
     return np.asarray(cv2.threshold(plane, level, 1, cv2.THRESH_BINARY)[1])
 
 
-def _mostly(mask: NDArray[Any]) -> NDArray[Any]:
-    """1 where most of 5 x 5 pixels are: as a median of the plane before its threshold, in a fifth of the time."""
+def mostly(mask: NDArray[Any]) -> NDArray[Any]:
+    """Where most of 5 x 5 pixels are set: what a median of a plane, then a threshold give, in a fifth of the time.
+
+    Parameters
+    ----------
+    mask : (h, w) uint8 array of 0 and 1
+
+    Returns
+    -------
+    (h, w) uint8 array of 0 and 1
+    """
     return _above(cv2.boxFilter(mask, -1, (5, 5), normalize=False, borderType=cv2.BORDER_REPLICATE), 12)
 
 

@@ -24,7 +24,7 @@ _FIRST_BLUR, _ADDED_BLUR = 1.0, 1.5
 _MIN_PX = 8
 """A picture less high or wide has no edge that the filters below could measure."""
 
-_EDGES_IN_PX, _BAND_PX = 75_000, 64
+_EDGES_IN_PX, _BAND_PX = 75_000, 32
 """Edges are looked for in so many pixels of a larger picture, thousands of them, in bands over all of it."""
 
 _COVER_IN_PX = 200_000

@@ -77,7 +77,7 @@ def extents(label: NDArray[Any], rows: NDArray[Any], cols: NDArray[Any]) -> NDAr
     top, bottom, left, right = ends
     # of what is written to one label the last stays
     top[label[::-1]], bottom[label] = rows[::-1], rows
-    left[:] = np.iinfo(left.dtype).max
+    left[:] = 1 << 40  # more columns than any picture has
     np.minimum.at(left, label, cols)
     np.maximum.at(right, label, cols)
     return ends
