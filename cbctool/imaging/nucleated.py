@@ -145,7 +145,7 @@ def find_nucleated(
     nuclear_px = np.bincount(np.take(clumps, np.flatnonzero(nuclei.view(bool))), minlength=len(area))
     cells = (nuclear_px * um**2 >= options.min_nucleus_um2) & (area * um**2 >= options.min_cell_um2)
     cells[0] = False
-    windows = part_windows(clumps) if cells.any() else {}
+    windows = part_windows(clumps, stained) if cells.any() else {}
     labels = np.zeros(clumps.shape, np.int32)
     kinds: list[CellKind] = []
     reasons: list[str] = []

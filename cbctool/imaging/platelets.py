@@ -95,7 +95,7 @@ def find_platelets(
     fits = (area * um**2 >= options.min_um2) & (area * um**2 <= options.max_um2)
     kept = dense & fits
     kept[0] = False
-    windows = part_windows(labels) if kept.any() else {}
+    windows = part_windows(labels, mask) if kept.any() else {}
     for label in np.flatnonzero(kept).tolist():
         rows, cols = windows[label]
         window = (slice(max(rows.start - 2, 0), rows.stop + 2), slice(max(cols.start - 2, 0), cols.stop + 2))
