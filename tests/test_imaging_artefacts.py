@@ -57,7 +57,9 @@ def test_a_drawn_line_is_an_annotation(colour):
 
 
 @pytest.mark.parametrize(
-    "stain", [(90, 50, 160), (235, 190, 205), (230, 120, 170), (200, 170, 225), (40, 15, 120)], ids=str
+    "stain",
+    [(90, 50, 160), (235, 190, 205), (230, 120, 170), (200, 170, 225), (40, 15, 120), (16, 11, 133), (14, 7, 94)],
+    ids=str,
 )
 def test_stains_are_not_drawn(stain):
     rgb = blank()

@@ -37,8 +37,10 @@ class ArtefactOptions:
     full, spared : int
         Grey levels: a drawn colour reaches ``spared`` in one channel while another is at or below ``full``. Nuclei as
         dark as that hold their blue below 200 (PBC).
-    black : int
-        Grey level that red and green do not exceed in opaque bodies: density 1.05. Red stays below 0.6 in PBC's cells.
+    black, none : int
+        Grey level that no channel exceeds in opaque bodies (density 1.05), or that neither red nor green does in navy
+        ink. Red and green of a nucleus fall to 10 where the stain is rich or the camera's curve steep; blue, at a
+        density below 0.37 on PBC, stays above 70 at one and a half its density.
     crisp : float
         Share of the dark pixels of an opaque body that are black: lines drawn have an edge of one pixel, dust lies out
         of focus.
@@ -75,6 +77,7 @@ class ArtefactOptions:
     full: int = 30
     spared: int = 225
     black: int = 22
+    none: int = 4
     crisp: float = 0.5
     min_od: float = 0.2
     red_spared: float = 0.1
@@ -141,8 +144,9 @@ def _lines(rgb: NDArray[Any], options: ArtefactOptions) -> list[NDArray[Any] | N
     for top in range(0, len(rgb), band):
         red, green, blue = cv2.split(rgb[top : top + band])
         lighter, darker = cv2.max(red, green), cv2.min(red, green)
-        full, spared = cv2.min(darker, blue) <= options.full, cv2.max(lighter, blue) >= options.spared
-        for index, found in enumerate((full & spared, lighter <= options.black)):
+        lightest = cv2.max(lighter, blue)
+        full, spared = cv2.min(darker, blue) <= options.full, lightest >= options.spared
+        for index, found in enumerate((full & spared, (lightest <= options.black) | (lighter <= options.none))):
             if found.any():
                 mask = masks[index]
                 masks[index] = mask = np.zeros(shape, np.uint8) if mask is None else mask

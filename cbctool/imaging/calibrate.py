@@ -494,9 +494,12 @@ class RedCellOptions:
     off_middle : float
         Scatter of the inscribed circle's middle about the cell's own, as a share of the radius. What an outline that
         is half hidden says about its middle is weighed against this.
-    purple : float
+    purple, purple_below, purple_cover : float
         (blue - red density) / green density below this is chromatin or a platelet, not haemoglobin. Medians: red
-        cells +0.2 (BCCD), -0.06 (PBC), 0 (grey fields of ALL-IDB1); platelets -0.7, -0.4.
+        cells +0.2 (BCCD), -0.06 (PBC), 0 (grey fields of ALL-IDB1); platelets -0.7, -0.4. A stain rich in azure, or
+        a clipped blue channel, lowers all of them by up to 0.5: where the upper quartile of what absorbs is low
+        itself, what lies ``purple_below`` under it is purple. Not where so little of the field is covered that it
+        may be platelets alone.
     min_density, max_red_density : float
         Green density that a body must have at least; red density that haemoglobin never reaches (natural logarithms).
     elongation : float
@@ -528,6 +531,8 @@ class RedCellOptions:
     irregular: float = 0.08
     off_middle: float = 0.1
     purple: float = -0.25
+    purple_below: float = 0.25
+    purple_cover: float = 0.2
     min_density: float = 0.03
     max_red_density: float = 0.5
     elongation: float = 1.25
@@ -664,9 +669,12 @@ def _red_cells(rgb: Pyramid, zoom: float, options: RedCellOptions, background: B
     peak = (depth >= cv2.dilate(depth, np.ones((around, around), np.uint8))) & (depth > options.core * radius)
     y, x = np.divmod(np.flatnonzero(peak & (depth < 1.5 * radius)), width)
     reach = round(0.5 * radius)
-    middle = cv2.blur(small, (2 * reach + 1, 2 * reach + 1))[y, x]
-    red, green, blue = -np.log(np.maximum(middle, 1.0) / 255.0).T
-    is_red = (red < options.max_red_density) & (blue - red > options.purple * green)
+    blurred = cv2.blur(small, (2 * reach + 1, 2 * reach + 1))
+    red, green, blue = -np.log(np.maximum(blurred[y, x], 1.0) / 255.0).T
+    is_red = red < options.max_red_density
+    if not is_red.any():
+        return _NO_CELLS
+    is_red &= blue - red > _purple(blurred[::4, ::4], body[::4, ::4], options) * green
     if not is_red.any():
         return _NO_CELLS
     diameter, free, scatter = _circles(body, x[is_red], y[is_red], options)
@@ -678,6 +686,15 @@ def _red_cells(rgb: Pyramid, zoom: float, options: RedCellOptions, background: B
     )
     covered = float((math.pi / 4 * diameter[chosen] ** 2).sum()) / max(1, cv2.countNonZero(body))
     return _RedCells(diameter[chosen] / zoom, free[chosen], covered)
+
+
+def _purple(small: Array, body: Array, options: RedCellOptions) -> float:
+    """Hue below which there is no haemoglobin, in a picture (h, w, 3) of which ``body`` (h, w) is covered."""
+    if np.count_nonzero(body) < options.purple_cover * body.size:
+        return options.purple
+    red, green, blue = -np.log(np.maximum(small[body > 0], 1.0) / 255.0).T
+    hues = ((blue - red) / np.maximum(green, options.min_density))[red < options.max_red_density]
+    return min(options.purple, float(np.quantile(hues, 0.75)) - options.purple_below) if hues.size else options.purple
 
 
 def _body(small: Array, options: RedCellOptions) -> Array | None:
