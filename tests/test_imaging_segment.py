@@ -340,9 +340,13 @@ def test_a_burst_nucleus_is_told_by_the_others_only():
     density[labels > 0] = (95, 150, 30)
     density[labels == 4] = (50, 150, 25)
     options = NucleatedOptions()
-    np.testing.assert_array_equal(find_smudges(density, labels, labels > 0, options), [False, False, False, True])
+    np.testing.assert_array_equal(find_smudges(density, labels, labels > 0, 0.25, options), [False, False, False, True])
+    with_cytoplasm = density.copy()
+    rim = (labels == 4) & (cv2.erode((labels == 4).astype(np.uint8), np.ones((7, 7))) == 0)
+    with_cytoplasm[rim] = (50, 50, 15)
+    assert not find_smudges(with_cytoplasm, labels, labels > 0, 0.25, options).any()
     labels[labels == 3], labels[labels == 4] = 0, 3
-    assert not find_smudges(density, labels, labels > 0, options).any()
+    assert not find_smudges(density, labels, labels > 0, 0.25, options).any()
 
 
 @pytest.mark.real

@@ -167,7 +167,7 @@ def segment(rgb: NDArray[Any], um_per_px: float, options: SegmentOptions | None 
     for index, reason in enumerate(find_foreign(density, cell_labels, nuclei, um, options.artefacts)):
         if reason:
             kinds[index], reasons[index] = CellKind.ARTEFACT, reason
-    for index in np.flatnonzero(find_smudges(density, cell_labels, nuclei, options.nucleated)).tolist():
+    for index in np.flatnonzero(find_smudges(density, cell_labels, nuclei, um, options.nucleated)).tolist():
         kinds[index], reasons[index] = CellKind.ARTEFACT, "smudge cell"
     is_nucleated = np.array([False] + [kind is CellKind.NUCLEATED for kind in kinds])
     if not is_nucleated[1:].all():
