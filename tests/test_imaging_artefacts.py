@@ -67,6 +67,13 @@ def test_stains_are_not_drawn(stain):
     assert drawn_labels(rgb)[1] == []
 
 
+def test_red_cells_may_absorb_hardly_any_red():
+    rgb = blank()
+    cv2.circle(rgb, (60, 60), 30, (232, 100, 130), -1)
+    assert drawn_labels(rgb)[1] == ["annotation"]
+    assert drawn_labels(rgb, RedCellColour(60.0, 1.6, 6.0))[1] == []
+
+
 def test_opaque_dust_is_out_of_focus():
     rgb = blank()
     cv2.circle(rgb, (60, 60), 25, (0, 0, 0), -1)
