@@ -182,6 +182,16 @@ def test_red_cells_have_no_azure_density_however_deep():
     assert np.percentile(azure, 99) <= 0.1 * density[..., 1].max()
 
 
+def test_a_clipped_blue_lacks_a_constant():
+    depth = np.repeat(np.arange(10, 31), 40).reshape(20, 42)
+    density = np.stack([depth, 2 * depth, depth - 6], axis=-1).astype(np.uint8)
+    colour = red_cell_colour(density, 0.02, blue_clipped=True)
+    assert colour.red_green_per_blue == pytest.approx(3.0, abs=0.01)
+    assert colour.red_green_without_blue == pytest.approx(18.0, abs=0.1)
+    assert stain_densities(density, colour)[0].max() <= 1
+    assert stain_densities(density, red_cell_colour(density, 0.02))[0].max() > 10
+
+
 def test_displaced_blue_is_laid_back_on_green():
     density = optical_density(draw(um_per_px=0.25, red=SCENE["red"]))
     moved = density.copy()

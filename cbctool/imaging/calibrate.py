@@ -67,6 +67,9 @@ class BackgroundOptions:
     local_sigma: float = 0.10
 
 
+_FULL_SCALE = 254.0
+
+
 @dataclass(frozen=True, eq=False)
 class Background:
     """The level of the empty background over a field, channel by channel.
@@ -99,6 +102,11 @@ class Background:
     def has_surround(self) -> bool:
         """Whether part of the picture is not field."""
         return bool(self.surround_small.any())
+
+    @property
+    def blue_clipped(self) -> bool:
+        """Whether the background reaches full scale in blue, so that its true level there is not known."""
+        return self.white_level[2] >= _FULL_SCALE
 
     def surround(self, height: int | None = None, width: int | None = None) -> Array:
         """Mask of what is not field, (height, width) bool; by default at the size of the field."""
