@@ -57,12 +57,21 @@ def test_a_drawn_line_is_an_annotation(colour):
 
 
 @pytest.mark.parametrize(
-    "stain", [(90, 50, 160), (235, 190, 205), (230, 120, 170), (200, 170, 225), (40, 15, 120)], ids=str
+    "stain",
+    [(90, 50, 160), (235, 190, 205), (230, 120, 170), (200, 170, 225), (40, 15, 120), (16, 11, 133), (14, 7, 94)],
+    ids=str,
 )
 def test_stains_are_not_drawn(stain):
     rgb = blank()
     cv2.circle(rgb, (60, 60), 30, stain, -1)
     assert drawn_labels(rgb)[1] == []
+
+
+def test_red_cells_may_absorb_hardly_any_red():
+    rgb = blank()
+    cv2.circle(rgb, (60, 60), 30, (232, 100, 130), -1)
+    assert drawn_labels(rgb)[1] == ["annotation"]
+    assert drawn_labels(rgb, RedCellColour(60.0, 1.6, 6.0))[1] == []
 
 
 def test_opaque_dust_is_out_of_focus():

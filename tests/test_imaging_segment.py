@@ -201,6 +201,16 @@ def test_a_displacement_is_told_from_some_of_the_rows_of_a_large_field():
     assert stain._displacements(moved)[2] == pytest.approx((-0.6, 0.4, 0.0), abs=0.12)
 
 
+def test_a_clipped_blue_lacks_a_constant():
+    depth = np.repeat(np.arange(10, 31), 40).reshape(20, 42)
+    density = np.stack([depth, 2 * depth, depth - 6], axis=-1).astype(np.uint8)
+    colour = red_cell_colour(density, 0.02, blue_clipped=True)
+    assert colour.red_green_per_blue == pytest.approx(3.0, abs=0.01)
+    assert colour.red_green_without_blue == pytest.approx(18.0, abs=0.1)
+    assert stain_densities(density, colour)[0].max() <= 1
+    assert stain_densities(density, red_cell_colour(density, 0.02))[0].max() > 10
+
+
 def test_displaced_blue_is_laid_back_on_green():
     density = optical_density(draw(um_per_px=0.25, red=SCENE["red"]))
     moved = density.copy()
@@ -359,9 +369,13 @@ def test_a_burst_nucleus_is_told_by_the_others_only():
     density[labels > 0] = (95, 150, 30)
     density[labels == 4] = (50, 150, 25)
     options = NucleatedOptions()
-    np.testing.assert_array_equal(find_smudges(density, labels, labels > 0, options), [False, False, False, True])
+    np.testing.assert_array_equal(find_smudges(density, labels, labels > 0, 0.25, options), [False, False, False, True])
+    with_cytoplasm = density.copy()
+    rim = (labels == 4) & (cv2.erode((labels == 4).astype(np.uint8), np.ones((7, 7))) == 0)
+    with_cytoplasm[rim] = (50, 50, 15)
+    assert not find_smudges(with_cytoplasm, labels, labels > 0, 0.25, options).any()
     labels[labels == 3], labels[labels == 4] = 0, 3
-    assert not find_smudges(density, labels, labels > 0, options).any()
+    assert not find_smudges(density, labels, labels > 0, 0.25, options).any()
 
 
 @pytest.mark.real

@@ -36,9 +36,11 @@ class ArtefactOptions:
     ----------
     full, spared : int
         Grey levels: a drawn colour reaches ``spared`` in one channel while another is at or below ``full``. Nuclei as
-        dark as that hold their blue below 200 (PBC).
-    black : int
-        Grey level that red and green do not exceed in opaque bodies: density 1.05. Red stays below 0.6 in PBC's cells.
+        dark as that hold their blue below 200 (PBC), 230 where much eosin is in them (ALL-IDB1, green by 1.2).
+    black, none : int
+        Grey level that no channel exceeds in opaque bodies (density 1.05), or that neither red nor green does in navy
+        ink. Red and green of a nucleus fall to 10 where the stain is rich or the camera's curve steep; blue, at a
+        density below 0.37 on PBC, stays above 70 at one and a half its density.
     crisp : float
         Share of the dark pixels of an opaque body that are black: lines drawn have an edge of one pixel, dust lies out
         of focus.
@@ -47,6 +49,9 @@ class ArtefactOptions:
     red_spared, blue_over_green, green_spared : float
         Hues that no stain has: red under this share of green or blue, blue over this multiple of green, green under
         this share of red; PBC stays above 0.26, below 0.9, above 0.9.
+    red_spared_of_red_cells : float
+        More than this share of the red that the field's red cells have is enough, too: on some fields of ALL-IDB1 they
+        have a fifth of green's density.
     deep_od, deep_blue_over_green : float
         Blue over green where blue is dense; PBC stays below 0.37 and 0.65.
     pale_od : float
@@ -73,11 +78,13 @@ class ArtefactOptions:
     """
 
     full: int = 30
-    spared: int = 225
+    spared: int = 245
     black: int = 22
+    none: int = 4
     crisp: float = 0.5
     min_od: float = 0.2
     red_spared: float = 0.1
+    red_spared_of_red_cells: float = 0.4
     blue_over_green: float = 1.3
     deep_od: float = 0.5
     deep_blue_over_green: float = 0.7
@@ -123,7 +130,7 @@ def find_drawn(
         Label 1 first.
     """
     size = density.shape[1::-1]
-    drawn = _impossible_hue(density, colour.red_tells, options)
+    drawn = _impossible_hue(density, colour, options)
     pure, opaque = _lines(rgb, options)
     for lines in (pure, opaque):
         if lines is not None:
@@ -144,8 +151,9 @@ def _lines(rgb: NDArray[Any], options: ArtefactOptions) -> list[NDArray[Any] | N
             continue
         red, green, blue = cv2.split(part)
         lighter, darker = cv2.max(red, green), cv2.min(red, green)
-        full, spared = cv2.min(darker, blue) <= options.full, cv2.max(lighter, blue) >= options.spared
-        for index, found in enumerate((full & spared, lighter <= options.black)):
+        lightest = cv2.max(lighter, blue)
+        full, spared = cv2.min(darker, blue) <= options.full, lightest >= options.spared
+        for index, found in enumerate((full & spared, (lightest <= options.black) | (lighter <= options.none))):
             if found.any():
                 mask = masks[index]
                 masks[index] = mask = np.zeros(shape, np.uint8) if mask is None else mask
@@ -188,13 +196,14 @@ def _is_pale(density: NDArray[Any], colour: RedCellColour, options: ArtefactOpti
     return np.asarray(pale & (colour.red_green_per_blue * blue > options.pale_blue * (red + green)))
 
 
-def _impossible_hue(density: NDArray[Any], red_tells: bool, options: ArtefactOptions) -> NDArray[Any]:
+def _impossible_hue(density: NDArray[Any], colour: RedCellColour, options: ArtefactOptions) -> NDArray[Any]:
     """Where a dense pixel has a hue that no stain has; (h, w) bool. A clipped red is spared by every stain."""
+    least_red = min(options.red_spared, options.red_spared_of_red_cells / colour.green_per_red)
     level = options.min_od * DENSITY_UNIT
     found = cv2.inRange(density, (0, 0, 0), (math.floor(level),) * 3) == 0
     place = np.flatnonzero(found)
     r, g, b = np.take(density.reshape(-1, 3), place, axis=0).T.astype(np.float32)
-    odd = r < (options.red_spared if red_tells else 0.0) * np.maximum(g, b)
+    odd = r < (least_red if colour.red_tells else 0.0) * np.maximum(g, b)
     odd |= (b > level) & (b > options.blue_over_green * g)
     odd |= (b > options.deep_od * DENSITY_UNIT) & (b > options.deep_blue_over_green * g)
     odd |= (r > level) & (g < options.green_spared * r)

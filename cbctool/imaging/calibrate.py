@@ -68,6 +68,9 @@ class BackgroundOptions:
     local_sigma: float = 0.10
 
 
+_FULL_SCALE = 254.0
+
+
 @dataclass(frozen=True, eq=False)
 class Background:
     """The level of the empty background over a field, channel by channel.
@@ -100,6 +103,11 @@ class Background:
     def has_surround(self) -> bool:
         """Whether part of the picture is not field."""
         return bool(self.surround_small.any())
+
+    @property
+    def blue_clipped(self) -> bool:
+        """Whether the background reaches full scale in blue, so that its true level there is not known."""
+        return self.white_level[2] >= _FULL_SCALE
 
     def surround(self, height: int | None = None, width: int | None = None) -> Array:
         """Mask of what is not field, (height, width) bool; by default at the size of the field."""
@@ -506,9 +514,12 @@ class RedCellOptions:
     off_middle : float
         Scatter of the inscribed circle's middle about the cell's own, as a share of the radius. What an outline that
         is half hidden says about its middle is weighed against this.
-    purple : float
+    purple, purple_below, purple_cover : float
         (blue - red density) / green density below this is chromatin or a platelet, not haemoglobin. Medians: red
-        cells +0.2 (BCCD), -0.06 (PBC), 0 (grey fields of ALL-IDB1); platelets -0.7, -0.4.
+        cells +0.2 (BCCD), -0.06 (PBC), 0 (grey fields of ALL-IDB1); platelets -0.7, -0.4. A stain rich in azure, or
+        a clipped blue channel, lowers all of them by up to 0.5: where the upper quartile of what absorbs is low
+        itself, what lies ``purple_below`` under it is purple. Not where so little of the field is covered that it
+        may be platelets alone.
     min_density, max_red_density : float
         Green density that a body must have at least; red density that haemoglobin never reaches (natural logarithms).
     elongation : float
@@ -541,6 +552,8 @@ class RedCellOptions:
     irregular: float = 0.08
     off_middle: float = 0.1
     purple: float = -0.25
+    purple_below: float = 0.25
+    purple_cover: float = 0.2
     min_density: float = 0.03
     max_red_density: float = 0.5
     elongation: float = 1.25
@@ -676,9 +689,15 @@ def _red_cells(rgb: Pyramid, zoom: float, options: RedCellOptions, background: B
     around = 2 * round(0.4 * radius) + 1
     peak = (depth >= cv2.dilate(depth, np.ones((around, around), np.uint8))) & (depth > options.core * radius)
     y, x = np.divmod(np.flatnonzero(peak & (depth < 1.5 * radius)), width)
-    middle = _around(small, y, x, round(0.5 * radius))
+    near = _blurred_half(small, round(0.5 * radius))
+    high, wide = near.shape[:2]
+    middle = near[np.minimum(y // 2, high - 1), np.minimum(x // 2, wide - 1)]
     red, green, blue = -np.log(np.maximum(middle, 1.0) / 255.0).T
-    is_red = (red < options.max_red_density) & (blue - red > options.purple * green)
+    is_red = red < options.max_red_density
+    if not is_red.any():
+        return _NO_CELLS
+    mask = cv2.resize(body, (wide, high), interpolation=cv2.INTER_NEAREST)
+    is_red &= blue - red > _purple(near[::2, ::2], mask[::2, ::2], options) * green
     if not is_red.any():
         return _NO_CELLS
     diameter, free, scatter = _circles(body, x[is_red], y[is_red], options)
@@ -692,6 +711,15 @@ def _red_cells(rgb: Pyramid, zoom: float, options: RedCellOptions, background: B
     return _RedCells(diameter[chosen] / zoom, free[chosen], covered)
 
 
+def _purple(small: Array, body: Array, options: RedCellOptions) -> float:
+    """Hue below which there is no haemoglobin, in a picture (h, w, 3) of which ``body`` (h, w) is covered."""
+    if np.count_nonzero(body) < options.purple_cover * body.size:
+        return options.purple
+    red, green, blue = -np.log(np.maximum(small[body > 0], 1.0) / 255.0).T
+    hues = ((blue - red) / np.maximum(green, options.min_density))[red < options.max_red_density]
+    return min(options.purple, float(np.quantile(hues, 0.75)) - options.purple_below) if hues.size else options.purple
+
+
 def _body(small: Array, options: RedCellOptions) -> Array | None:
     """Mask (h, w) uint8 of what is darker than the background, pale middles of cells included (None if nothing)."""
     small = cv2.GaussianBlur(small, (3, 3), 0)
@@ -702,12 +730,10 @@ def _body(small: Array, options: RedCellOptions) -> Array | None:
     return fill_holes(body, math.ceil(options.hole * math.pi / 4 * options.cell_px**2) - 1)
 
 
-def _around(rgb: Array, y: Array, x: Array, reach: int) -> Array:
-    """Mean colours (n, 3) of squares round points (n,), from a halved copy."""
-    near, _ = halved(rgb, 0.5)
-    height, width = near.shape[:2]
+def _blurred_half(rgb: Array, reach: int) -> Array:
+    """A picture halved, and averaged over squares of about ``2 * reach`` of its own pixels."""
     size = 2 * (reach // 2) + 1
-    return np.asarray(cv2.blur(near, (size, size))[np.minimum(y // 2, height - 1), np.minimum(x // 2, width - 1)])
+    return np.asarray(cv2.blur(halved(rgb, 0.5)[0], (size, size)))
 
 
 @lru_cache(maxsize=16)

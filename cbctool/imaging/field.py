@@ -156,6 +156,7 @@ def _segment(
         background.apply(working_copy(level, um_per_px / zoom, options.working_um_per_px)),
         options.working_um_per_px,
         options,
+        background.blue_clipped,
     )
     height, width = found.azure.shape
     per_row, per_col = pyramid.rgb.shape[0] / height, pyramid.rgb.shape[1] / width

@@ -61,8 +61,9 @@ class NucleatedOptions:
     body_um, appendage_um2, appendage_thickness_um, neck : float
         What hangs on a cell: outside its opening by ``body_um``, as large and as thick as a platelet, on a neck
         narrower than itself.
-    smudge_min_cells, smudge_hue, smudge_density, smudge_circularity : float
-        See :func:`find_smudges`.
+    smudge_min_cells, smudge_hue, smudge_density, smudge_circularity, smudge_rim_um, smudge_rim : float
+        See :func:`find_smudges`. On ALL-IDB1, 27 of 42 smudges, no blast of 282 and 4 of 134 other objects are called;
+        with a ``smudge_rim`` of 1.15 two blasts more, with 0.98 two smudges less.
     """
 
     min_azure_od: float = 0.04
@@ -98,6 +99,8 @@ class NucleatedOptions:
     smudge_hue: float = 0.88
     smudge_density: float = 0.88
     smudge_circularity: float = 0.8
+    smudge_rim_um: float = 1.0
+    smudge_rim: float = 1.02
 
 
 def find_nucleated(
@@ -297,14 +300,15 @@ def joined_lobes(parts: NDArray[Any], um: float, options: NucleatedOptions) -> N
 
 
 def find_smudges(
-    density: NDArray[Any], labels: NDArray[Any], nuclei: NDArray[Any], options: NucleatedOptions
+    density: NDArray[Any], labels: NDArray[Any], nuclei: NDArray[Any], um: float, options: NucleatedOptions
 ) -> NDArray[Any]:
     """Which nucleated cells are smudges: burst nuclei, spread out, ragged and redder than the field's other nuclei.
 
     Chromatin that has lost its cell takes up the stain evenly with its proteins: its red density falls more than its
-    green. The comparison needs other nuclei, so that none is called where fewer than ``smudge_min_cells`` are seen.
-    No hue alone will do: taking 3/4 of the lowest hue of PBC's nuclei for it, one leukocyte in 52 of BCCD was lost for
-    two smudges found in 54 fields of ALL-IDB1.
+    green. It has no cytoplasm either, whose rim would be bluer than the nucleus: what has a rim like the field's other
+    cells, ``smudge_rim_um`` wide, is a pale cell. The comparison needs other nuclei, so that none is called where fewer
+    than ``smudge_min_cells`` are seen. No hue alone will do: taking 3/4 of the lowest hue of PBC's nuclei for it, one
+    leukocyte in 52 of BCCD was lost for two smudges found in 54 fields of ALL-IDB1.
 
     Parameters
     ----------
@@ -312,6 +316,8 @@ def find_smudges(
     labels : (h, w) int32 array
         Nucleated cells, from 1 without gaps.
     nuclei : (h, w) bool array
+    um : float
+        Micrometres per pixel.
     options : NucleatedOptions
 
     Returns
@@ -333,15 +339,30 @@ def find_smudges(
     pale = red < options.smudge_density * np.median(red)
     reddish = hue < options.smudge_hue * np.median(hue)
     suspects = np.flatnonzero(pale & reddish).tolist()
-    windows = part_windows(labels) if suspects else {}
+    if not suspects:
+        return smudged
+    windows, blueness = part_windows(labels), _rim_blueness(density, labels, options.smudge_rim_um / um)
+    rimless = blueness < options.smudge_rim * np.median(blueness)
     for index in suspects:
         rows, cols = np.nonzero(labels[windows[index + 1]] == index + 1)
         body = np.zeros((int(np.ptp(rows)) + 3, int(np.ptp(cols)) + 3), np.uint8)
         body[rows - rows.min() + 1, cols - cols.min() + 1] = 1
         contours, _ = cv2.findContours(body, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
         perimeter = sum(cv2.arcLength(contour, True) for contour in contours)
-        smudged[index] = 4 * np.pi * len(rows) < options.smudge_circularity * perimeter**2
+        ragged = 4 * np.pi * len(rows) < options.smudge_circularity * perimeter**2
+        smudged[index] = ragged and rimless[index]
     return smudged
+
+
+def _rim_blueness(density: NDArray[Any], labels: NDArray[Any], rim_px: float) -> NDArray[Any]:
+    """Red over green density of each cell's rim, as a multiple of what it is inside, (N,); blue cytoplasm has more."""
+    plane = labels.astype(np.float32)  # where the picture ends there is no rim
+    rim = cv2.dilate(plane, disk(rim_px)) != cv2.erode(plane, disk(rim_px))
+    part = (2 * labels + rim).ravel()
+    count = 2 * int(labels.max()) + 2
+    red, green = (np.bincount(part, density[..., channel].ravel(), count)[2:] + 1.0 for channel in (0, 1))
+    hue = red / green
+    return np.asarray(hue[1::2] / hue[::2])
 
 
 def without_appendages(cell: NDArray[Any], um: float, options: NucleatedOptions) -> NDArray[Any]:

@@ -115,7 +115,9 @@ def working_copy(rgb: NDArray[Any], um_per_px: float, working_um_per_px: float) 
     return rgb if size == rgb.shape[1::-1] else np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_LINEAR))
 
 
-def segment(rgb: NDArray[Any], um_per_px: float, options: SegmentOptions | None = None) -> Segmentation:
+def segment(
+    rgb: NDArray[Any], um_per_px: float, options: SegmentOptions | None = None, blue_clipped: bool = False
+) -> Segmentation:
     """Find and tell apart the cells of a normalised field.
 
     Parameters
@@ -124,6 +126,8 @@ def segment(rgb: NDArray[Any], um_per_px: float, options: SegmentOptions | None 
         Field with its background at white, surround included.
     um_per_px : float
     options : SegmentOptions, optional
+    blue_clipped : bool
+        The background was at full scale in blue; see :func:`~cbctool.imaging.stain.red_cell_colour`.
 
     Returns
     -------
@@ -149,7 +153,7 @@ def segment(rgb: NDArray[Any], um_per_px: float, options: SegmentOptions | None 
     if drawn_reasons:
         density = np.where(drawn[..., np.newaxis] > 0, np.uint8(0), density)
     density = cv2.GaussianBlur(align_channels(density), (3, 3), 0)
-    colour = red_cell_colour(density, options.min_od)
+    colour = red_cell_colour(density, options.min_od, blue_clipped)
     pale, pale_reasons = find_pale_drawn(density, colour, um, options.artefacts)
     if pale_reasons:
         density = np.where(pale[..., np.newaxis] > 0, np.uint8(0), density)
@@ -168,7 +172,7 @@ def segment(rgb: NDArray[Any], um_per_px: float, options: SegmentOptions | None 
     for index, reason in enumerate(find_foreign(hues, cell_labels, options.artefacts)):
         if reason:
             kinds[index], reasons[index] = CellKind.ARTEFACT, reason
-    for index in np.flatnonzero(find_smudges(density, cell_labels, nuclei, options.nucleated)).tolist():
+    for index in np.flatnonzero(find_smudges(density, cell_labels, nuclei, um, options.nucleated)).tolist():
         kinds[index], reasons[index] = CellKind.ARTEFACT, "smudge cell"
     is_nucleated = np.array([False] + [kind is CellKind.NUCLEATED for kind in kinds])
     if not is_nucleated[1:].all():

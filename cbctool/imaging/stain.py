@@ -34,11 +34,14 @@ class RedCellColour(NamedTuple):
         Median green density of what absorbs, levels of ``DENSITY_UNIT``.
     red_green_per_blue, green_per_red : float
         Ratios of densities, the commonest of the field.
+    red_green_without_blue : float
+        Red and green density that they have left where blue has none: 0 but for a clipped blue.
     """
 
     level: float
     red_green_per_blue: float
     green_per_red: float
+    red_green_without_blue: float = 0.0
 
     @property
     def red_tells(self) -> bool:
@@ -155,7 +158,9 @@ def _least_squares(design: NDArray[Any], target: NDArray[Any]) -> NDArray[Any]:
     return np.asarray(cv2.solve(design @ design.T + pull, (design @ target)[:, np.newaxis])[1][:, 0])
 
 
-def red_cell_colour(density: NDArray[Any], min_od: float, sample_px: int = 20_000) -> RedCellColour:
+def red_cell_colour(
+    density: NDArray[Any], min_od: float, blue_clipped: bool = False, sample_px: int = 20_000
+) -> RedCellColour:
     """Level and colour of the field's red cells: the commonest ratios of what absorbs.
 
     Parameters
@@ -163,6 +168,8 @@ def red_cell_colour(density: NDArray[Any], min_od: float, sample_px: int = 20_00
     density : (h, w, 3) uint8 array
     min_od : float
         Green density below this is background.
+    blue_clipped : bool
+        The background was at full scale in blue, so that a constant is lacking from every density in it.
     sample_px : int
         Pixels looked at; by default every third of a field of 640 x 480 pixels of 0.12 um.
 
@@ -186,7 +193,25 @@ def red_cell_colour(density: NDArray[Any], min_od: float, sample_px: int = 20_00
     per_blue = (int(np.argmax(np.convolve(shares, np.ones(5), mode="same"))) + 5.5) / 10
     alike = np.flatnonzero(np.abs(both - np.float32(per_blue) * blue) < np.float32(0.25) * both)
     green_per_red = _median(green[alike] / np.maximum(red[alike], 1)) if len(alike) > 50 else 1.5
+    if blue_clipped and len(alike) > 50:
+        per_blue, beyond = _line(both, blue, per_blue, _median(blue[alike]))
+        return RedCellColour(level, per_blue, green_per_red, beyond)
     return RedCellColour(level, per_blue, green_per_red)
+
+
+def _line(both: NDArray[Any], blue: NDArray[Any], per_blue: float, middle: float) -> tuple[float, float]:
+    """Slope and offset of red and green over blue density through the medians at each blue; no offset below 0.
+
+    Where blue is not clipped the ratio is the better measure: noise alone tilts the line.
+    """
+    levels, count = np.unique(blue, return_counts=True)
+    chosen = (count > 0.005 * len(blue)) & (levels >= 0.5 * middle) & (levels <= 1.6 * middle)
+    levels, count = levels[chosen], count[chosen]
+    if len(levels) < 4:
+        return per_blue, 0.0
+    medians = np.array([np.median(both[blue == level]) for level in levels])
+    slope, offset = np.polyfit(levels, medians, 1, w=np.sqrt(count)).tolist()
+    return (slope, offset) if slope > 0 and offset > 0 else (per_blue, 0.0)
 
 
 _USUAL_RED_GREEN_PER_BLUE = 2.3
@@ -213,6 +238,8 @@ def stain_densities(density: NDArray[Any], colour: RedCellColour) -> tuple[NDArr
     # the third row only fills up: three by three is the size that OpenCV does several times faster
     weights = [[1.0, gain, -gain * colour.red_green_per_blue], [-colour.green_per_red, 1.0, 0.0], [0.0, 0.0, 0.0]]
     azure, eosin, _ = cv2.split(cv2.transform(density, np.array(weights)))
+    if colour.red_green_without_blue:
+        azure = cv2.subtract(azure, np.full_like(azure, round(gain * colour.red_green_without_blue)))
     if not colour.red_tells:  # nor does it tell eosin, but for what is denser than any single red cell
         eosin = cv2.LUT(
             cv2.extractChannel(density, 1), np.maximum(np.arange(256) - round(0.9 * colour.level), 0).astype(np.uint8)
