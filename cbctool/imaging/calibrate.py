@@ -711,13 +711,20 @@ def _red_cells(rgb: Pyramid, zoom: float, options: RedCellOptions, background: B
     return _RedCells(diameter[chosen] / zoom, free[chosen], covered)
 
 
+_DENSITY_OF_LEVEL = -np.log(np.maximum(np.arange(256, dtype=np.float32), 1.0) / 255.0)
+
+
 def _purple(small: Array, body: Array, options: RedCellOptions) -> float:
     """Hue below which there is no haemoglobin, in a picture (h, w, 3) of which ``body`` (h, w) is covered."""
     if np.count_nonzero(body) < options.purple_cover * body.size:
         return options.purple
-    red, green, blue = -np.log(np.maximum(small[body > 0], 1.0) / 255.0).T
+    place = np.flatnonzero(body)
+    red, green, blue = (np.take(_DENSITY_OF_LEVEL, np.take(small[..., channel], place)) for channel in range(3))
     hues = ((blue - red) / np.maximum(green, options.min_density))[red < options.max_red_density]
-    return min(options.purple, float(np.quantile(hues, 0.75)) - options.purple_below) if hues.size else options.purple
+    if not hues.size:
+        return options.purple
+    upper = round(0.75 * (len(hues) - 1))
+    return min(options.purple, float(np.partition(hues, upper)[upper]) - options.purple_below)
 
 
 def _body(small: Array, options: RedCellOptions) -> Array | None:
