@@ -149,7 +149,7 @@ def _shapes(
     count = len(segmentation.kinds) + 1
     framed = cv2.copyMakeBorder(labels, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
     place = np.flatnonzero(framed > 0)
-    label = np.take(framed, place)
+    label = np.take(framed, place).astype(np.intp)  # as counting wants them
     rows, cols = np.divmod(place, framed.shape[1])
     rows, cols = rows - 1, cols - 1
     ends = extents(label, rows, cols)[:, 1:].T.tolist()

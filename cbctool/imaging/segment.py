@@ -115,6 +115,11 @@ def working_copy(rgb: NDArray[Any], um_per_px: float, working_um_per_px: float) 
     return rgb if size == rgb.shape[1::-1] else np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_LINEAR))
 
 
+def _without(density: NDArray[Any], labels: NDArray[Any]) -> NDArray[Any]:
+    """Density (h, w, 3) with nothing where there are labels (h, w)."""
+    return np.asarray(cv2.bitwise_and(density, density, mask=(labels == 0).view(np.uint8)))
+
+
 def segment(
     rgb: NDArray[Any], um_per_px: float, options: SegmentOptions | None = None, blue_clipped: bool = False
 ) -> Segmentation:
@@ -151,12 +156,12 @@ def segment(
         drawn, drawn_reasons = find_drawn(rgb, density, colour, um, options.artefacts)
     del rgb, small  # the largest arrays of all
     if drawn_reasons:
-        density = np.where(drawn[..., np.newaxis] > 0, np.uint8(0), density)
+        density = _without(density, drawn)
     density = cv2.GaussianBlur(align_channels(density), (3, 3), 0)
     colour = red_cell_colour(density, options.min_od, blue_clipped)
     pale, pale_reasons = find_pale_drawn(density, colour, um, options.artefacts)
     if pale_reasons:
-        density = np.where(pale[..., np.newaxis] > 0, np.uint8(0), density)
+        density = _without(density, pale)
     azure, eosin = stain_densities(density, colour)
     if colourless:
         azure = density_beyond_red_cells(density, colour)
@@ -176,7 +181,8 @@ def segment(
         kinds[index], reasons[index] = CellKind.ARTEFACT, "smudge cell"
     is_nucleated = np.array([False] + [kind is CellKind.NUCLEATED for kind in kinds])
     if not is_nucleated[1:].all():
-        nuclei &= np.take(is_nucleated, cell_labels)
+        place = np.flatnonzero(nuclei)
+        np.put(nuclei, place, np.take(is_nucleated, np.take(cell_labels, place)))
     cell_labels = add_labels(cell_labels, kinds, reasons, drawn, drawn_reasons)
     cell_labels = add_labels(cell_labels, kinds, reasons, pale, pale_reasons)
     platelet_labels = find_platelets(azure, green, cell_labels, colour.level, um, options.platelets)

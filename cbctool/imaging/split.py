@@ -57,7 +57,7 @@ def part_windows(labels: NDArray[Any], mask: NDArray[Any] | None = None) -> dict
     place = np.flatnonzero(labels > 0 if mask is None else mask.view(bool))
     if len(place) == 0:
         return {}
-    label = np.take(labels, place)
+    label = np.take(labels, place).astype(np.intp)
     top, bottom, left, right = extents(label, *np.divmod(place, labels.shape[1]))
     seen = np.flatnonzero(top >= 0)
     ends = (edge[seen].tolist() for edge in (top, bottom + 1, left, right + 1))
