@@ -27,7 +27,14 @@ from cbctool.imaging.platelets import PlateletOptions, find_platelets
 from cbctool.imaging.red_cells import RedCellOptions, find_red_cells
 from cbctool.imaging.segment import segment
 from cbctool.imaging.split import fill_holes, solidity, split_clump
-from cbctool.imaging.stain import align_channels, is_colourless, optical_density, red_cell_colour, stain_densities
+from cbctool.imaging.stain import (
+    RedCellColour,
+    align_channels,
+    is_colourless,
+    optical_density,
+    red_cell_colour,
+    stain_densities,
+)
 from cbctool.records import CellKind
 
 DATA = Path(os.environ.get("CBCTOOL_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
@@ -349,13 +356,34 @@ def test_a_red_cell_with_an_open_pallor_is_found():
     assert np.ptp(outlines[0], axis=0) == pytest.approx((30, 30), abs=5)
 
 
+RED_CELLS = RedCellColour(20.0, 1.5, 1.8)
+
+
 def test_a_rim_is_no_platelet():
     azure = np.zeros((60, 60), np.uint8)
     cv2.ellipse(azure, (30, 30), (14, 14), 0, 0, 120, 60, 6)
     cv2.circle(azure, (10, 50), 6, 60, -1)
-    labels = find_platelets(azure, np.zeros_like(azure), np.zeros_like(azure), 20.0, 0.25, PlateletOptions())
+    labels = find_platelets(
+        azure, np.zeros((60, 60, 3), np.uint8), np.zeros_like(azure), None, RED_CELLS, 0.25, PlateletOptions()
+    )
     assert labels.max() == 1
     assert labels[50, 10] == 1
+
+
+def test_a_platelet_has_the_colour_of_nuclei():
+    density, nuclei, labels = (
+        np.zeros((60, 90, 3), np.uint8),
+        np.zeros((60, 90), np.uint8),
+        np.zeros((60, 90), np.int32),
+    )
+    for col, stain in ((15, (60, 60, 20)), (45, (30, 30, 10)), (75, (30, 30, 20))):
+        cv2.circle(density, (col, 30), 6, stain, -1)
+    cv2.circle(nuclei, (15, 30), 6, 1, -1)
+    labels[nuclei > 0] = 1
+    azure = cv2.transform(density, np.array([[1.0, 1.0, -RED_CELLS.red_green_per_blue]]))
+    found = find_platelets(azure, density, labels, nuclei > 0, RED_CELLS, 0.25, PlateletOptions())
+    assert (found[30, 45], found[30, 75]) == (1, 0)
+    assert find_platelets(azure, density, labels, None, RED_CELLS, 0.25, PlateletOptions()).max() == 2
 
 
 def test_a_burst_nucleus_is_told_by_the_others_only():

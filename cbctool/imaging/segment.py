@@ -185,7 +185,9 @@ def segment(
         np.put(nuclei, place, np.take(is_nucleated, np.take(cell_labels, place)))
     cell_labels = add_labels(cell_labels, kinds, reasons, drawn, drawn_reasons)
     cell_labels = add_labels(cell_labels, kinds, reasons, pale, pale_reasons)
-    platelet_labels = find_platelets(azure, green, cell_labels, colour.level, um, options.platelets)
+    platelet_labels = find_platelets(
+        azure, density, cell_labels, None if colourless else nuclei, colour, um, options.platelets
+    )
     nucleated = len(kinds)
     granules = np.zeros(int(platelet_labels.max()), bool)
     if not colourless:
