@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cbctool.imaging import stain
 from cbctool.imaging.calibrate import normalise
 from cbctool.imaging.measure import measure_cells
 from cbctool.imaging.nucleated import (
@@ -28,7 +27,9 @@ from cbctool.imaging.red_cells import RedCellOptions, find_red_cells
 from cbctool.imaging.segment import segment
 from cbctool.imaging.split import fill_holes, solidity, split_clump
 from cbctool.imaging.stain import (
+    _EDGES_IN_PX,
     RedCellColour,
+    _displacements,
     align_channels,
     is_colourless,
     optical_density,
@@ -202,10 +203,10 @@ def test_the_majority_of_a_mask_is_the_threshold_of_a_median(seed, height, width
 def test_a_displacement_is_told_from_some_of_the_rows_of_a_large_field():
     cells = [(row, col) for row in range(5, 158, 10) for col in range(5, 158, 10)]
     density = optical_density(draw(160.0, 0.25, red=cells))
-    assert density.shape[0] * density.shape[1] > 2 * stain._EDGES_IN_PX
+    assert density.shape[0] * density.shape[1] > 2 * _EDGES_IN_PX
     moved = density.copy()
     moved[..., 2] = cv2.warpAffine(density[..., 2], np.array([[1, 0, 0.6], [0, 1, -0.4]]), density.shape[1::-1])
-    assert stain._displacements(moved)[2] == pytest.approx((-0.6, 0.4, 0.0), abs=0.12)
+    assert _displacements(moved)[2] == pytest.approx((-0.6, 0.4, 0.0), abs=0.12)
 
 
 def test_a_clipped_blue_lacks_a_constant():
