@@ -511,6 +511,10 @@ class RedCellOptions:
         A cell's middle lies at least this share of the radius inside the outline of its clump.
     free, irregular : float
         The outline is free in at least this share of directions, and there its distances scatter less than that.
+    strip : float
+        Second harmonic of the distances over their mean, above which an outline may be that of a strip, which is free
+        on two sides, too: the wall of a pale red cell's ring, a third as wide as the cell. An ellipse of 1 to 1.25 has
+        0.11. Two cells, and half of all that pass, must have less.
     off_middle : float
         Scatter of the inscribed circle's middle about the cell's own, as a share of the radius. What an outline that
         is half hidden says about its middle is weighed against this.
@@ -550,6 +554,7 @@ class RedCellOptions:
     core: float = 0.6
     free: float = 0.4
     irregular: float = 0.08
+    strip: float = 0.12
     off_middle: float = 0.1
     purple: float = -0.25
     purple_below: float = 0.25
@@ -610,7 +615,7 @@ def estimate_scale(
     cells = _NO_CELLS
     for _ in range(3):
         cells = _red_cells(rgb, zoom, options, background)
-        if len(cells.diameters) < options.min_cells:
+        if not cells.tell(options):
             return None
         middle = float(np.median(cells.diameters))
         if abs(zoom * middle / options.cell_px - 1.0) < 0.05:
@@ -632,15 +637,21 @@ def estimate_scale(
 
 
 class _RedCells(NamedTuple):
-    """Red cells whose outlines can be seen: diameters in pixels of the field, free share of each outline, and the
-    share of the body's area that they are."""
+    """Red cells whose outlines can be seen: diameters in pixels of the field, free share of each outline, the share of
+    the body's area that they are, and which cannot be a piece of a ring."""
 
     diameters: Array
     free: Array
     share: float
+    whole: Array
+
+    def tell(self, options: RedCellOptions) -> bool:
+        """Whether they are enough for a scale: two at least, and half of them, beyond doubt."""
+        enough = len(self.whole) >= options.min_cells
+        return enough and bool(np.count_nonzero(self.whole) >= max(2, 0.5 * len(self.whole)))
 
 
-_NO_CELLS = _RedCells(np.empty(0), np.empty(0), 0.0)
+_NO_CELLS = _RedCells(np.empty(0), np.empty(0), 0.0, np.empty(0, bool))
 
 
 def _search(
@@ -656,7 +667,7 @@ def _search(
     best, diameter = 0.0, 0.0
     for size in sizes:
         found = _red_cells(rgb, coarse.cell_px / size, coarse, background)
-        if len(found.diameters) < options.min_cells or found.share < options.min_area:
+        if not found.tell(options) or found.share < options.min_area:
             continue
         score = found.share * min(1.0, float(found.free.sum()) / options.enough_cells)
         if score > best:
@@ -700,7 +711,7 @@ def _red_cells(rgb: Pyramid, zoom: float, options: RedCellOptions, background: B
     is_red &= blue - red > _purple(near[::2, ::2], mask[::2, ::2], options) * green
     if not is_red.any():
         return _NO_CELLS
-    diameter, free, scatter = _circles(body, x[is_red], y[is_red], options)
+    diameter, free, scatter, is_strip = _circles(body, x[is_red], y[is_red], options)
     chosen = (
         (free >= options.free)
         & (diameter > 0.7 * options.cell_px)
@@ -708,7 +719,7 @@ def _red_cells(rgb: Pyramid, zoom: float, options: RedCellOptions, background: B
         & (scatter < 0.5 * options.irregular * diameter)
     )
     covered = float((math.pi / 4 * diameter[chosen] ** 2).sum()) / max(1, cv2.countNonZero(body))
-    return _RedCells(diameter[chosen] / zoom, free[chosen], covered)
+    return _RedCells(diameter[chosen] / zoom, free[chosen], covered, ~is_strip[chosen])
 
 
 _DENSITY_OF_LEVEL = -np.log(np.maximum(np.arange(256, dtype=np.float32), 1.0) / 255.0)
@@ -752,25 +763,28 @@ def _slope(height: int, width: int) -> Array:
 
 @lru_cache(maxsize=4)
 def _rays(cell_px: float) -> tuple[Array, Array, Array, Array]:
-    """Pixels (directions, steps) and distances (steps,) outwards from a middle; the circle's basis (3, directions)."""
+    """Pixels (directions, steps) and distances (steps,) outwards from a middle; an oval's basis (5, directions)."""
     # the middles are at least ``core`` radii inside
     distance = np.arange(0.25 * cell_px, math.ceil(0.8 * cell_px), 0.5)
     angle = np.arange(24) * (2 * math.pi / 24)
     rows, cols = (np.rint(line(angle)[:, np.newaxis] * distance).astype(np.intp) for line in (np.sin, np.cos))
-    return rows, cols, distance, np.stack([np.ones(24), np.cos(angle), np.sin(angle)])
+    waves = [wave(times * angle) for times in (1, 2) for wave in (np.cos, np.sin)]
+    return rows, cols, distance, np.stack([np.ones(24), *waves])
 
 
-def _circles(body: Array, x: Array, y: Array, options: RedCellOptions) -> tuple[Array, Array, Array]:
+def _circles(body: Array, x: Array, y: Array, options: RedCellOptions) -> tuple[Array, Array, Array, Array]:
     """Circles through the free parts of outlines round points (n,) deep inside a mask.
 
     Distances to the outline of a circle whose middle is off by a little are R + a cos + b sin.
 
     Returns
     -------
-    diameter, free, scatter : (n,) arrays
-        Diameter; share of directions in which the outline is free; root mean square of what the circle leaves.
+    diameter, free, scatter, is_strip : (n,) arrays
+        Diameter; share of directions in which the outline is free; root mean square of what the circle leaves; whether
+        it may be no circle but a strip.
     """
-    rows, cols, distance, basis = _rays(options.cell_px)
+    rows, cols, distance, oval = _rays(options.cell_px)
+    basis = oval[:3]
     reach = math.ceil(distance[-1]) + 1
     outside, inside, unseen = 0, 1, 2
     framed = cv2.copyMakeBorder(body, reach, reach, reach, reach, cv2.BORDER_CONSTANT, value=unseen)
@@ -794,7 +808,12 @@ def _circles(body: Array, x: Array, y: Array, options: RedCellOptions) -> tuple[
         residual = (seen - fitted @ basis) * free
         scatter = np.sqrt((residual**2).sum(axis=1) / np.maximum(free.sum(axis=1), 1))
         free &= np.abs(residual) < 0.12 * fitted[:, :1]
-    return 2.0 * fitted[:, 0], free.mean(axis=1), scatter
+    seen = np.where(free, length, 0.0)
+    squares = (oval[:, np.newaxis] * oval).reshape(25, -1)
+    products = (free.astype(float) @ squares.T).reshape(-1, 5, 5) + np.diag([1e-6, pull, pull, 0.1, 0.1])
+    shape = np.linalg.solve(products, (seen @ oval.T)[..., np.newaxis])[..., 0]
+    is_strip = np.hypot(shape[:, 3], shape[:, 4]) > options.strip * fitted[:, 0]
+    return 2.0 * fitted[:, 0], free.mean(axis=1), scatter, is_strip
 
 
 def _looked_at(rgb: Pyramid, zoom: float, window_px: int, background: Background | None) -> tuple[Array, float]:
