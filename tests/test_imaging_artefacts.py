@@ -13,7 +13,7 @@ from cbctool.imaging.artefacts import (
     find_foreign,
     find_pale_drawn,
     find_precipitate,
-    nuclear_hue,
+    nuclear_hues,
 )
 from cbctool.imaging.calibrate import normalise
 from cbctool.imaging.measure import measure_cells
@@ -57,12 +57,21 @@ def test_a_drawn_line_is_an_annotation(colour):
 
 
 @pytest.mark.parametrize(
-    "stain", [(90, 50, 160), (235, 190, 205), (230, 120, 170), (200, 170, 225), (40, 15, 120)], ids=str
+    "stain",
+    [(90, 50, 160), (235, 190, 205), (230, 120, 170), (200, 170, 225), (40, 15, 120), (16, 11, 133), (14, 7, 94)],
+    ids=str,
 )
 def test_stains_are_not_drawn(stain):
     rgb = blank()
     cv2.circle(rgb, (60, 60), 30, stain, -1)
     assert drawn_labels(rgb)[1] == []
+
+
+def test_red_cells_may_absorb_hardly_any_red():
+    rgb = blank()
+    cv2.circle(rgb, (60, 60), 30, (232, 100, 130), -1)
+    assert drawn_labels(rgb)[1] == ["annotation"]
+    assert drawn_labels(rgb, RedCellColour(60.0, 1.6, 6.0))[1] == []
 
 
 def test_opaque_dust_is_out_of_focus():
@@ -111,11 +120,11 @@ def test_a_blue_platelet_is_none_of_dye_where_nuclei_are_as_blue():
     assert not find_precipitate(density, platelets, True, 0.95, UM, OPTIONS).any()
 
 
-def test_hue_of_nuclei_is_that_of_the_median_cell():
+def test_hue_of_every_nucleus():
     labels = np.array([[1, 2, 3, 0]], np.int32)
     density = np.array([[(50, 100, 9), (80, 100, 9), (90, 100, 9), (0, 0, 0)]], np.uint8)
-    assert nuclear_hue(density, labels, labels > 0) == pytest.approx(0.8)
-    assert nuclear_hue(density, 0 * labels, labels > 9) == 0
+    assert nuclear_hues(density, labels, labels > 0) == pytest.approx([0.5, 0.8, 0.9])
+    assert len(nuclear_hues(density, 0 * labels, labels > 9)) == 0
 
 
 def test_eosin_spares_no_red_that_the_camera_has_clipped():
@@ -136,7 +145,8 @@ def test_a_heap_of_dye_is_ragged_and_bluer_than_a_nucleus():
         cv2.line(labels, (110, 30), tip, 2, 4)
     density[labels == 1] = (120, 180, 50)
     density[labels == 2] = (180, 150, 50)
-    assert find_foreign(density, labels, labels > 0, UM, OPTIONS) == ["", "stain precipitate"]
+    hues = nuclear_hues(density, labels, labels > 0)
+    assert find_foreign(hues, labels, OPTIONS) == ["", "stain precipitate"]
 
 
 def test_nothing_drawn_over_a_cell_takes_its_label():

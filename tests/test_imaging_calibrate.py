@@ -227,6 +227,22 @@ def test_no_red_cells_no_scale(what):
     assert estimate_scale(rgb) is None
 
 
+@pytest.mark.parametrize("red_cell", [(160, 165, 205), (170, 165, 225)])
+def test_a_stain_rich_in_azure_makes_red_cells_blue(red_cell):
+    rgb = smear(60, shape=(400, 500), pitch=1.1, background=(255, 255, 255), colour=red_cell)
+    cv2.circle(rgb, (250, 200), 70, (40, 30, 120), -1)  # and a nucleus bluer still
+    found = estimate_scale(rgb)
+    assert found is not None
+    assert found.um_per_px == pytest.approx(DISC * RED_CELL_UM / 60, rel=0.06)
+
+
+def test_the_wall_of_a_ring_is_no_red_cell():
+    rgb = np.full((192, 256, 3), 255, np.uint8)
+    for centre in ((75, 80), (185, 115)):
+        cv2.ellipse(rgb, centre, (50, 44), 0, 0, 360, (225, 195, 190), 26, cv2.LINE_AA)
+    assert estimate_scale(cv2.GaussianBlur(rgb, (0, 0), 1.5)) is None
+
+
 def test_one_cell_is_too_few():
     rgb = np.full((300, 400, 3), 255, np.uint8)
     cv2.circle(rgb, (200, 150), 40, (230, 190, 190), -1, cv2.LINE_AA)

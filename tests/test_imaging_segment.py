@@ -18,6 +18,7 @@ from cbctool.imaging.nucleated import (
     bright_lines,
     find_smudges,
     joined_lobes,
+    mostly,
     part_by_nuclei,
     without_appendages,
 )
@@ -25,7 +26,16 @@ from cbctool.imaging.platelets import PlateletOptions, find_platelets
 from cbctool.imaging.red_cells import RedCellOptions, find_red_cells
 from cbctool.imaging.segment import segment
 from cbctool.imaging.split import fill_holes, solidity, split_clump
-from cbctool.imaging.stain import align_channels, is_colourless, optical_density, red_cell_colour, stain_densities
+from cbctool.imaging.stain import (
+    _EDGES_IN_PX,
+    RedCellColour,
+    _displacements,
+    align_channels,
+    is_colourless,
+    optical_density,
+    red_cell_colour,
+    stain_densities,
+)
 from cbctool.records import CellKind
 
 DATA = Path(os.environ.get("CBCTOOL_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
@@ -182,6 +192,33 @@ def test_red_cells_have_no_azure_density_however_deep():
     assert np.percentile(azure, 99) <= 0.1 * density[..., 1].max()
 
 
+@given(st.integers(0, 2**31), st.integers(1, 9), st.integers(1, 9), st.integers(0, 254))
+@settings(max_examples=40, deadline=None)
+def test_the_majority_of_a_mask_is_the_threshold_of_a_median(seed, height, width, level):
+    plane = np.random.default_rng(seed).integers(0, 256, (height, width), np.uint8)
+    expected = cv2.medianBlur(plane, 5) > level
+    np.testing.assert_array_equal(mostly((plane > level).astype(np.uint8)), expected)
+
+
+def test_a_displacement_is_told_from_some_of_the_rows_of_a_large_field():
+    cells = [(row, col) for row in range(5, 158, 10) for col in range(5, 158, 10)]
+    density = optical_density(draw(160.0, 0.25, red=cells))
+    assert density.shape[0] * density.shape[1] > 2 * _EDGES_IN_PX
+    moved = density.copy()
+    moved[..., 2] = cv2.warpAffine(density[..., 2], np.array([[1, 0, 0.6], [0, 1, -0.4]]), density.shape[1::-1])
+    assert _displacements(moved)[2] == pytest.approx((-0.6, 0.4, 0.0), abs=0.12)
+
+
+def test_a_clipped_blue_lacks_a_constant():
+    depth = np.repeat(np.arange(10, 31), 40).reshape(20, 42)
+    density = np.stack([depth, 2 * depth, depth - 6], axis=-1).astype(np.uint8)
+    colour = red_cell_colour(density, 0.02, blue_clipped=True)
+    assert colour.red_green_per_blue == pytest.approx(3.0, abs=0.01)
+    assert colour.red_green_without_blue == pytest.approx(18.0, abs=0.1)
+    assert stain_densities(density, colour)[0].max() <= 1
+    assert stain_densities(density, red_cell_colour(density, 0.02))[0].max() > 10
+
+
 def test_displaced_blue_is_laid_back_on_green():
     density = optical_density(draw(um_per_px=0.25, red=SCENE["red"]))
     moved = density.copy()
@@ -320,13 +357,34 @@ def test_a_red_cell_with_an_open_pallor_is_found():
     assert np.ptp(outlines[0], axis=0) == pytest.approx((30, 30), abs=5)
 
 
+RED_CELLS = RedCellColour(20.0, 1.5, 1.8)
+
+
 def test_a_rim_is_no_platelet():
     azure = np.zeros((60, 60), np.uint8)
     cv2.ellipse(azure, (30, 30), (14, 14), 0, 0, 120, 60, 6)
     cv2.circle(azure, (10, 50), 6, 60, -1)
-    labels = find_platelets(azure, np.zeros_like(azure), np.zeros_like(azure), 20.0, 0.25, PlateletOptions())
+    labels = find_platelets(
+        azure, np.zeros((60, 60, 3), np.uint8), np.zeros_like(azure), None, RED_CELLS, 0.25, PlateletOptions()
+    )
     assert labels.max() == 1
     assert labels[50, 10] == 1
+
+
+def test_a_platelet_has_the_colour_of_nuclei():
+    density, nuclei, labels = (
+        np.zeros((60, 90, 3), np.uint8),
+        np.zeros((60, 90), np.uint8),
+        np.zeros((60, 90), np.int32),
+    )
+    for col, stain in ((15, (60, 60, 20)), (45, (30, 30, 10)), (75, (30, 30, 20))):
+        cv2.circle(density, (col, 30), 6, stain, -1)
+    cv2.circle(nuclei, (15, 30), 6, 1, -1)
+    labels[nuclei > 0] = 1
+    azure = cv2.transform(density, np.array([[1.0, 1.0, -RED_CELLS.red_green_per_blue]]))
+    found = find_platelets(azure, density, labels, nuclei > 0, RED_CELLS, 0.25, PlateletOptions())
+    assert (found[30, 45], found[30, 75]) == (1, 0)
+    assert find_platelets(azure, density, labels, None, RED_CELLS, 0.25, PlateletOptions()).max() == 2
 
 
 def test_a_burst_nucleus_is_told_by_the_others_only():
@@ -340,9 +398,13 @@ def test_a_burst_nucleus_is_told_by_the_others_only():
     density[labels > 0] = (95, 150, 30)
     density[labels == 4] = (50, 150, 25)
     options = NucleatedOptions()
-    np.testing.assert_array_equal(find_smudges(density, labels, labels > 0, options), [False, False, False, True])
+    np.testing.assert_array_equal(find_smudges(density, labels, labels > 0, 0.25, options), [False, False, False, True])
+    with_cytoplasm = density.copy()
+    rim = (labels == 4) & (cv2.erode((labels == 4).astype(np.uint8), np.ones((7, 7))) == 0)
+    with_cytoplasm[rim] = (50, 50, 15)
+    assert not find_smudges(with_cytoplasm, labels, labels > 0, 0.25, options).any()
     labels[labels == 3], labels[labels == 4] = 0, 3
-    assert not find_smudges(density, labels, labels > 0, options).any()
+    assert not find_smudges(density, labels, labels > 0, 0.25, options).any()
 
 
 @pytest.mark.real

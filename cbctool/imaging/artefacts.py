@@ -36,9 +36,11 @@ class ArtefactOptions:
     ----------
     full, spared : int
         Grey levels: a drawn colour reaches ``spared`` in one channel while another is at or below ``full``. Nuclei as
-        dark as that hold their blue below 200 (PBC).
-    black : int
-        Grey level that red and green do not exceed in opaque bodies: density 1.05. Red stays below 0.6 in PBC's cells.
+        dark as that hold their blue below 200 (PBC), 230 where much eosin is in them (ALL-IDB1, green by 1.2).
+    black, none : int
+        Grey level that no channel exceeds in opaque bodies (density 1.05), or that neither red nor green does in navy
+        ink. Red and green of a nucleus fall to 10 where the stain is rich or the camera's curve steep; blue, at a
+        density below 0.37 on PBC, stays above 70 at one and a half its density.
     crisp : float
         Share of the dark pixels of an opaque body that are black: lines drawn have an edge of one pixel, dust lies out
         of focus.
@@ -47,6 +49,9 @@ class ArtefactOptions:
     red_spared, blue_over_green, green_spared : float
         Hues that no stain has: red under this share of green or blue, blue over this multiple of green, green under
         this share of red; PBC stays above 0.26, below 0.9, above 0.9.
+    red_spared_of_red_cells : float
+        More than this share of the red that the field's red cells have is enough, too: on some fields of ALL-IDB1 they
+        have a fifth of green's density.
     deep_od, deep_blue_over_green : float
         Blue over green where blue is dense; PBC stays below 0.37 and 0.65.
     pale_od : float
@@ -73,11 +78,13 @@ class ArtefactOptions:
     """
 
     full: int = 30
-    spared: int = 225
+    spared: int = 245
     black: int = 22
+    none: int = 4
     crisp: float = 0.5
     min_od: float = 0.2
     red_spared: float = 0.1
+    red_spared_of_red_cells: float = 0.4
     blue_over_green: float = 1.3
     deep_od: float = 0.5
     deep_blue_over_green: float = 0.7
@@ -123,7 +130,7 @@ def find_drawn(
         Label 1 first.
     """
     size = density.shape[1::-1]
-    drawn = _impossible_hue(density, colour.red_tells, options)
+    drawn = _impossible_hue(density, colour, options)
     pure, opaque = _lines(rgb, options)
     for lines in (pure, opaque):
         if lines is not None:
@@ -139,10 +146,14 @@ def _lines(rgb: NDArray[Any], options: ArtefactOptions) -> list[NDArray[Any] | N
     masks: list[NDArray[Any] | None] = [None, None]
     band = max(1, _BAND_PX // rgb.shape[1])  # what is small stays in the processor's own memory
     for top in range(0, len(rgb), band):
-        red, green, blue = cv2.split(rgb[top : top + band])
+        part = rgb[top : top + band]
+        if part.min() > max(options.full, options.black):
+            continue
+        red, green, blue = cv2.split(part)
         lighter, darker = cv2.max(red, green), cv2.min(red, green)
-        full, spared = cv2.min(darker, blue) <= options.full, cv2.max(lighter, blue) >= options.spared
-        for index, found in enumerate((full & spared, lighter <= options.black)):
+        lightest = cv2.max(lighter, blue)
+        full, spared = cv2.min(darker, blue) <= options.full, lightest >= options.spared
+        for index, found in enumerate((full & spared, (lightest <= options.black) | (lighter <= options.none))):
             if found.any():
                 mask = masks[index]
                 masks[index] = mask = np.zeros(shape, np.uint8) if mask is None else mask
@@ -185,15 +196,14 @@ def _is_pale(density: NDArray[Any], colour: RedCellColour, options: ArtefactOpti
     return np.asarray(pale & (colour.red_green_per_blue * blue > options.pale_blue * (red + green)))
 
 
-def _impossible_hue(density: NDArray[Any], red_tells: bool, options: ArtefactOptions) -> NDArray[Any]:
+def _impossible_hue(density: NDArray[Any], colour: RedCellColour, options: ArtefactOptions) -> NDArray[Any]:
     """Where a dense pixel has a hue that no stain has; (h, w) bool. A clipped red is spared by every stain."""
+    least_red = min(options.red_spared, options.red_spared_of_red_cells / colour.green_per_red)
     level = options.min_od * DENSITY_UNIT
-    red, green, blue = cv2.split(density)
-    most = cv2.max(cv2.max(red, green), blue)
-    found: NDArray[Any] = most > level
+    found = cv2.inRange(density, (0, 0, 0), (math.floor(level),) * 3) == 0
     place = np.flatnonzero(found)
-    r, g, b = (np.take(channel, place).astype(np.float32) for channel in (red, green, blue))
-    odd = r < (options.red_spared if red_tells else 0.0) * np.maximum(g, b)
+    r, g, b = np.take(density.reshape(-1, 3), place, axis=0).T.astype(np.float32)
+    odd = r < (least_red if colour.red_tells else 0.0) * np.maximum(g, b)
     odd |= (b > level) & (b > options.blue_over_green * g)
     odd |= (b > options.deep_od * DENSITY_UNIT) & (b > options.deep_blue_over_green * g)
     odd |= (r > level) & (g < options.green_spared * r)
@@ -235,19 +245,15 @@ def _label(
     return labels, reasons
 
 
-def find_foreign(
-    density: NDArray[Any], labels: NDArray[Any], nuclei: NDArray[Any], um: float, options: ArtefactOptions
-) -> list[str]:
+def find_foreign(hues: NDArray[Any], labels: NDArray[Any], options: ArtefactOptions) -> list[str]:
     """Which bodies taken for nucleated cells are heaps of precipitate: ragged, and bluer than any nucleus.
 
     Parameters
     ----------
-    density : (h, w, 3) uint8 array
+    hues : (N,) array
+        See :func:`nuclear_hues`.
     labels : (h, w) int32 array
         Nucleated cells, from 1 without gaps.
-    nuclei : (h, w) bool array
-    um : float
-        Micrometres per pixel.
     options : ArtefactOptions
 
     Returns
@@ -257,7 +263,6 @@ def find_foreign(
     """
     count = int(labels.max())
     reasons = [""] * count
-    hues = _red_over_green(density, labels, nuclei)
     suspects = np.flatnonzero(hues > options.granule_red)
     windows = part_windows(labels) if len(suspects) else {}
     for index in suspects.tolist():
@@ -272,8 +277,8 @@ def find_foreign(
     return reasons
 
 
-def nuclear_hue(density: NDArray[Any], labels: NDArray[Any], nuclei: NDArray[Any]) -> float:
-    """Red over green density of the field's nuclei, the median cell's; 0 without any.
+def nuclear_hues(density: NDArray[Any], labels: NDArray[Any], nuclei: NDArray[Any]) -> NDArray[Any]:
+    """Red over green density of each nucleus of a field.
 
     Parameters
     ----------
@@ -284,18 +289,13 @@ def nuclear_hue(density: NDArray[Any], labels: NDArray[Any], nuclei: NDArray[Any
 
     Returns
     -------
-    float
+    (N,) array
+        Label 1 first.
     """
-    hues = _red_over_green(density, labels, nuclei)
-    return float(np.median(hues)) if len(hues) else 0.0
-
-
-def _red_over_green(density: NDArray[Any], labels: NDArray[Any], nuclei: NDArray[Any]) -> NDArray[Any]:
-    """Red over green density of each nucleus, (N,)."""
     place = np.flatnonzero(nuclei)
-    label = labels.ravel()[place]
+    label = np.take(labels, place)
     count = int(label.max(initial=0)) + 1
-    red, green, _ = density.reshape(-1, 3)[place].T
+    red, green, _ = np.take(density.reshape(-1, 3), place, axis=0).T
     return np.asarray((np.bincount(label, red, count) / np.maximum(np.bincount(label, green, count), 1.0))[1:])
 
 
@@ -320,7 +320,7 @@ def find_precipitate(
     red_tells : bool
         See :class:`~cbctool.imaging.stain.RedCellColour`; evenness is judged in green where red is clipped.
     hue : float
-        See :func:`nuclear_hue`.
+        The median of :func:`nuclear_hues`; 0 without any nucleus.
     um : float
         Micrometres per pixel.
     options : ArtefactOptions
@@ -331,24 +331,23 @@ def find_precipitate(
         Label 1 first.
     """
     count = int(platelets.max())
-    granules, dubious = np.zeros(count, bool), np.zeros(count, bool)
     if count == 0:
-        return granules
+        return np.zeros(0, bool)
     place = np.flatnonzero(platelets > 0)
     label = platelets.ravel()[place]
-    order = np.argsort(label, kind="stable")
-    pixels = density.reshape(-1, 3)[place[order]].astype(np.float32)
-    bounds = np.searchsorted(label[order], np.arange(1, count + 2))
+    red, green, _ = np.take(density.reshape(-1, 3), place, axis=0).T.astype(float)
+    order = np.lexsort((-green, label))  # body after body, each from its densest pixel on
+    red, green = red[order], green[order]
+    size = np.bincount(label, minlength=count + 1)[1:]
+    densest = np.minimum(np.maximum(size // 10, 3), size)
+    depth = red if red_tells else green
+    mean = _means(depth, size, size)
+    contrast = np.sqrt(np.maximum(_means(depth * depth, size, size) - mean**2, 0.0)) / np.maximum(mean, 1.0)
+    peak_red, peak_green = _means(red, size, densest), _means(green, size, densest)
     bluest = max(options.granule_red, options.bluer * hue)
-    for index in range(count):
-        red, green, _ = pixels[bounds[index] : bounds[index + 1]].T
-        depth = red if red_tells else green
-        contrast = depth.std() / max(float(depth.mean()), 1.0)
-        densest = np.argsort(-green)[: max(3, len(green) // 10)]
-        peak_red, peak_green = red[densest].mean(), green[densest].mean()
-        blue_black = peak_red > max(options.granule_red_od * DENSITY_UNIT, bluest * peak_green)
-        granules[index] = contrast > options.granule_contrast or blue_black
-        dubious[index] = contrast > options.granule_contrast_near
+    blue_black = peak_red > np.maximum(options.granule_red_od * DENSITY_UNIT, bluest * peak_green)
+    granules = (contrast > options.granule_contrast) | blue_black
+    dubious = contrast > options.granule_contrast_near
     if granules.any() and dubious.any():
         is_granule, windows = np.append(False, granules), part_windows(platelets)
         reach = math.ceil(options.granule_near_um / um)
@@ -361,6 +360,13 @@ def find_precipitate(
             distance = cv2.distanceTransform(others, cv2.DIST_L2, 5)[around == index + 1].min() * um
             granules[index] = distance < options.granule_near_um
     return granules
+
+
+def _means(values: NDArray[Any], size: NDArray[Any], first: NDArray[Any]) -> NDArray[Any]:
+    """Means (n,) of the ``first`` values of each of n bodies that follow one another in ``values``, ``size`` long."""
+    total = np.append(0.0, np.cumsum(values))
+    start = np.cumsum(size) - size
+    return np.asarray((total[start + first] - total[start]) / first)
 
 
 def add_labels(

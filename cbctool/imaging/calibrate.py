@@ -9,6 +9,7 @@ decoding of the JPEG.
 
 from __future__ import annotations
 
+import bisect
 import logging
 import math
 from dataclasses import dataclass, field, replace
@@ -20,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cbctool.errors import CalibrationError
-from cbctool.imaging.split import connected_parts
+from cbctool.imaging.split import fill_holes
 from cbctool.records import RED_CELL_UM, Scale, ScaleSource
 
 logger = logging.getLogger(__name__)
@@ -67,6 +68,9 @@ class BackgroundOptions:
     local_sigma: float = 0.10
 
 
+_FULL_SCALE = 254.0
+
+
 @dataclass(frozen=True, eq=False)
 class Background:
     """The level of the empty background over a field, channel by channel.
@@ -99,6 +103,11 @@ class Background:
     def has_surround(self) -> bool:
         """Whether part of the picture is not field."""
         return bool(self.surround_small.any())
+
+    @property
+    def blue_clipped(self) -> bool:
+        """Whether the background reaches full scale in blue, so that its true level there is not known."""
+        return self.white_level[2] >= _FULL_SCALE
 
     def surround(self, height: int | None = None, width: int | None = None) -> Array:
         """Mask of what is not field, (height, width) bool; by default at the size of the field."""
@@ -133,7 +142,7 @@ class Background:
         else:
             window = (row0, col0, scale, height, width)
             gains = self._window(gains, *window)
-            outside = self._window(self.surround_small[..., np.newaxis], *window)[..., 0] if self.has_surround else None
+            outside = self._window(self.surround_small.astype(np.uint8), *window) if self.has_surround else None
         flat = np.asarray(cv2.multiply(rgb, gains, scale=1.0 / unit))
         if outside is not None:
             flat[outside > 0] = 255
@@ -147,24 +156,25 @@ class Background:
         return np.rint(gain * unit).astype(np.uint8), unit
 
     def _window(self, coarse: Array, row0: float, col0: float, scale: float, height: int, width: int) -> Array:
-        """A coarse map (h, w, C) of the whole field, interpolated over one window of it."""
-        rows, by_row = _linear_weights(height, row0, scale, coarse.shape[0] / self.height_px, coarse.shape[0])
-        cols, by_col = _linear_weights(width, col0, scale, coarse.shape[1] / self.width_px, coarse.shape[1])
-        near = coarse[rows, cols].astype(np.float32)
-        high, wide, channels = near.shape
-        across = (by_col @ near.swapaxes(0, 1).reshape(wide, -1)).reshape(width, high, channels)
-        full = by_row @ across.swapaxes(0, 1).reshape(high, -1)
-        return np.asarray(cv2.convertScaleAbs(full)).reshape(height, width, channels)
+        """A coarse map (h, w) or (h, w, C) of the whole field, interpolated over one window of it.
+
+        The part of it that the window meets is magnified and cut, to the nearest pixel: no coarse map changes within
+        one.
+        """
+        rows, high, top = _magnified(height, row0, scale, coarse.shape[0], self.height_px)
+        cols, wide, left = _magnified(width, col0, scale, coarse.shape[1], self.width_px)
+        near = cv2.resize(coarse[rows, cols], (wide, high), interpolation=cv2.INTER_LINEAR)
+        return np.asarray(near[top : top + height, left : left + width])
 
 
-def _linear_weights(length: int, start: float, scale: float, per_px: float, cells: int) -> tuple[slice, Array]:
-    """Which of a field's coarse cells a window meets, and their weights (length, n) in each of its pixels."""
-    # centre of a window's pixel -> field -> coarse cell, whose centre is its number
-    place = (np.arange(length, dtype=np.float32) + (0.5 + start * scale)) * (per_px / scale) - 0.5
-    place = np.minimum(np.maximum(place, 0.0), cells - 1.0)
-    first, last = int(place[0]), min(int(place[-1]) + 2, cells)
-    weights = 1.0 - np.abs(place[:, np.newaxis] - np.arange(first, last, dtype=np.float32))
-    return slice(first, last), np.maximum(weights, 0.0)
+def _magnified(length: int, start: float, scale: float, cells: int, length_px: int) -> tuple[slice, int, int]:
+    """Along one side: which of a field's coarse cells a window needs, how long they are there, and where it begins."""
+    per_cell = length_px / cells
+    # half a cell more at either end, since between two middles is where values are interpolated
+    first = max(math.floor(start / per_cell - 0.5), 0)
+    last = min(math.ceil((start + length / scale) / per_cell + 0.5), cells)
+    begins = max(round((start - first * per_cell) * scale), 0)
+    return slice(first, last), max(round((last - first) * per_cell * scale), begins + length), begins
 
 
 def halved(rgb: Array, zoom: float) -> tuple[Array, float]:
@@ -300,8 +310,9 @@ def estimate_background(rgb: Array, options: BackgroundOptions | None = None) ->
 
     coefficients, hue = _fit_tiles(log_levels.reshape(*shape, 3), lightness.reshape(shape), ~outside, options)
     surface = coefficients @ basis
-    off_hue = np.abs(_hue(log_levels) - hue)
-    candidate = inside & (off_hue[:, 0] < options.hue) & (off_hue[:, 1] < options.hue)
+    candidate = inside
+    for off_hue in _hue(log_levels).T - hue[:, np.newaxis]:
+        candidate = candidate & (np.abs(off_hue) < options.hue)
     is_background, spread = candidate, 0.0
     for at_least in (0.08, 0.04, 0.0):  # wide first: a clean background is narrower than what the surface still misses
         residual = lightness - surface
@@ -313,7 +324,7 @@ def estimate_background(rgb: Array, options: BackgroundOptions | None = None) ->
     coefficients, local = _fit_smooth(log_levels, is_background, shape, cells, options)
     levels = np.exp((coefficients @ _basis(*cells)).T.reshape(*cells, 3) + local)
     levels = np.clip(levels, 1.0, 255.0)
-    red, green, blue = (float(level) for level in np.median(levels.reshape(-1, 3), axis=0))
+    red, green, blue = _middle(levels.reshape(-1, 3)).tolist()
     darker = inside & (lightness - surface < -max(2.5 * spread, 0.04))
     cover = float(darker.sum()) / max(1, int(inside.sum()))
     return Background(height, width, levels, outside, (red, green, blue), cover, spread)
@@ -376,13 +387,15 @@ def _fit(basis: Array, values: Array, weight: Array, ridge: float) -> Array:
     mean = (weight.astype(np.float32) @ values) / total
     moments = (weighted @ (values - mean)).astype(np.float64)
     products = (weighted @ basis.T).astype(np.float64)
-    solution = np.linalg.solve(products + np.diag(penalty), moments)
+    diagonal = np.einsum("ii->i", products)
+    diagonal += penalty
+    solution = np.asarray(cv2.solve(products, moments)[1])
     # Lamps and lenses darken outwards. A surface that is dark in the middle is a cell, not illumination: level it.
     bowl = np.zeros(6, bool)
-    bowl[[3, 5]] = solution[[3, 5]].mean(axis=1) > 0.0
+    bowl[3::2] = solution[3::2].sum(axis=1) > 0.0
     if bowl.any():
-        penalty[bowl] += 1e3 * weight.size
-        solution = np.linalg.solve(products + np.diag(penalty), moments)
+        diagonal[bowl] += 1e3 * weight.size
+        solution = np.asarray(cv2.solve(products, moments)[1])
     solution[0] += mean
     return np.asarray(solution.T, np.float32)
 
@@ -421,14 +434,16 @@ def _fit_tiles(log_levels: Array, lightness: Array, inside: Array, options: Back
     value, usable = ordered[:, light], ordered[:, middle] > -10.0
     if not usable.any():
         return np.array([np.log(255.0), 0, 0, 0, 0, 0], np.float32), np.zeros(2, np.float32)
-    lightest = (tiles >= ordered[:, middle, np.newaxis]).astype(np.float32)[..., np.newaxis]
-    hues = _hue((tiled(log_levels) * lightest).sum(axis=1) / lightest.sum(axis=1))  # (tiles, 2)
+    lightest = (tiles >= ordered[:, middle, np.newaxis]).astype(np.float32)
+    means = (lightest[:, np.newaxis] @ tiled(log_levels))[:, 0] / lightest.sum(axis=1, keepdims=True)
+    hues = _hue(means)  # (tiles, 2)
     basis, column = _basis(rows, cols), value[:, np.newaxis]
 
     # Grown from the lightest tiles over those that agree: right when a cell fills many of them.
-    grown = np.array([np.percentile(value[usable], 95), 0, 0, 0, 0, 0], np.float32)
+    lights = np.sort(value[usable])
+    grown = np.array([lights[round(0.95 * (len(lights) - 1))], 0, 0, 0, 0, 0], np.float32)
     chosen = usable & (value > grown[0] - 0.5 * options.admit)
-    hue = np.median(hues[chosen], axis=0)
+    hue = _middle(hues[chosen])
     usable &= np.abs(hues - hue).max(axis=1) < options.hue
     for _ in range(12):
         before, chosen = chosen, usable & (np.abs(value - grown @ basis) < options.admit)
@@ -449,6 +464,11 @@ def _fit_tiles(log_levels: Array, lightness: Array, inside: Array, options: Back
     return (shrunk if explained[1] > explained[0] else grown), hue
 
 
+def _middle(values: Array) -> Array:
+    """The middle of (n, C) values, channel by channel, the upper one of two: several times as fast as a median."""
+    return np.asarray(np.partition(values, len(values) // 2, axis=0)[len(values) // 2])
+
+
 def _light_mode(residual: Array, reach: float = 0.12) -> tuple[float, float]:
     """Centre and scatter of the lightest well-filled peak of the density residuals around 0."""
     near = residual[np.abs(residual) < 2 * reach]
@@ -463,8 +483,8 @@ def _light_mode(residual: Array, reach: float = 0.12) -> tuple[float, float]:
         place -= 1
     centre = ((place + 0.5) / bins - 0.5) * 4 * reach
     light = near[near >= centre] - centre
-    spread = float(np.sqrt(np.mean(np.minimum(light, 0.5 * reach) ** 2))) if light.size else reach
-    return centre, float(np.clip(spread, 0.008, 0.5 * reach))
+    spread = math.sqrt(float((np.minimum(light, 0.5 * reach) ** 2).mean())) if light.size else reach
+    return centre, min(max(spread, 0.008), 0.5 * reach)
 
 
 @dataclass(frozen=True)
@@ -491,12 +511,19 @@ class RedCellOptions:
         A cell's middle lies at least this share of the radius inside the outline of its clump.
     free, irregular : float
         The outline is free in at least this share of directions, and there its distances scatter less than that.
+    strip : float
+        Second harmonic of the distances over their mean, above which an outline may be that of a strip, which is free
+        on two sides, too: the wall of a pale red cell's ring, a third as wide as the cell. An ellipse of 1 to 1.25 has
+        0.11. Two cells, and half of all that pass, must have less.
     off_middle : float
         Scatter of the inscribed circle's middle about the cell's own, as a share of the radius. What an outline that
         is half hidden says about its middle is weighed against this.
-    purple : float
+    purple, purple_below, purple_cover : float
         (blue - red density) / green density below this is chromatin or a platelet, not haemoglobin. Medians: red
-        cells +0.2 (BCCD), -0.06 (PBC), 0 (grey fields of ALL-IDB1); platelets -0.7, -0.4.
+        cells +0.2 (BCCD), -0.06 (PBC), 0 (grey fields of ALL-IDB1); platelets -0.7, -0.4. A stain rich in azure, or
+        a clipped blue channel, lowers all of them by up to 0.5: where the upper quartile of what absorbs is low
+        itself, what lies ``purple_below`` under it is purple. Not where so little of the field is covered that it
+        may be platelets alone.
     min_density, max_red_density : float
         Green density that a body must have at least; red density that haemoglobin never reaches (natural logarithms).
     elongation : float
@@ -513,7 +540,8 @@ class RedCellOptions:
     max_uncertainty : float
         A scale less certain than this is none: cells that disagree so much are not all red cells.
     search_px : tuple of float
-        Cell diameters looked for: 0.05-0.5 um/px. Each finds cells from 0.75 to 1.4 times it.
+        Cell diameters looked for: 0.05-0.5 um/px, those of immersion objectives and full-size cameras first. Each finds
+        cells from 0.75 to 1.4 times it.
     search_cell_px, search_window_px : float, int
         The search is made on copies where cells are only so wide, at a quarter of the cost.
     """
@@ -526,8 +554,11 @@ class RedCellOptions:
     core: float = 0.6
     free: float = 0.4
     irregular: float = 0.08
+    strip: float = 0.12
     off_middle: float = 0.1
     purple: float = -0.25
+    purple_below: float = 0.25
+    purple_cover: float = 0.2
     min_density: float = 0.03
     max_red_density: float = 0.5
     elongation: float = 1.25
@@ -538,7 +569,7 @@ class RedCellOptions:
     enough_area: float = 0.25
     systematic: float = 0.03
     max_uncertainty: float = 0.2
-    search_px: tuple[float, ...] = (40.0, 90.0, 60.0, 28.0, 135.0, 19.0, 200.0, 13.0)
+    search_px: tuple[float, ...] = (90.0, 40.0, 60.0, 28.0, 135.0, 19.0, 200.0, 13.0)
     search_cell_px: float = 16.0
     search_window_px: int = 200
 
@@ -584,7 +615,7 @@ def estimate_scale(
     cells = _NO_CELLS
     for _ in range(3):
         cells = _red_cells(rgb, zoom, options, background)
-        if len(cells.diameters) < options.min_cells:
+        if not cells.tell(options):
             return None
         middle = float(np.median(cells.diameters))
         if abs(zoom * middle / options.cell_px - 1.0) < 0.05:
@@ -606,15 +637,21 @@ def estimate_scale(
 
 
 class _RedCells(NamedTuple):
-    """Red cells whose outlines can be seen: diameters in pixels of the field, free share of each outline, and the
-    share of the body's area that they are."""
+    """Red cells whose outlines can be seen: diameters in pixels of the field, free share of each outline, the share of
+    the body's area that they are, and which cannot be a piece of a ring."""
 
     diameters: Array
     free: Array
     share: float
+    whole: Array
+
+    def tell(self, options: RedCellOptions) -> bool:
+        """Whether they are enough for a scale: two at least, and half of them, beyond doubt."""
+        enough = len(self.whole) >= options.min_cells
+        return enough and bool(np.count_nonzero(self.whole) >= max(2, 0.5 * len(self.whole)))
 
 
-_NO_CELLS = _RedCells(np.empty(0), np.empty(0), 0.0)
+_NO_CELLS = _RedCells(np.empty(0), np.empty(0), 0.0, np.empty(0, bool))
 
 
 def _search(
@@ -630,7 +667,7 @@ def _search(
     best, diameter = 0.0, 0.0
     for size in sizes:
         found = _red_cells(rgb, coarse.cell_px / size, coarse, background)
-        if len(found.diameters) < options.min_cells or found.share < options.min_area:
+        if not found.tell(options) or found.share < options.min_area:
             continue
         score = found.share * min(1.0, float(found.free.sum()) / options.enough_cells)
         if score > best:
@@ -663,13 +700,18 @@ def _red_cells(rgb: Pyramid, zoom: float, options: RedCellOptions, background: B
     around = 2 * round(0.4 * radius) + 1
     peak = (depth >= cv2.dilate(depth, np.ones((around, around), np.uint8))) & (depth > options.core * radius)
     y, x = np.divmod(np.flatnonzero(peak & (depth < 1.5 * radius)), width)
-    reach = round(0.5 * radius)
-    middle = cv2.blur(small, (2 * reach + 1, 2 * reach + 1))[y, x]
+    near = _blurred_half(small, round(0.5 * radius))
+    high, wide = near.shape[:2]
+    middle = near[np.minimum(y // 2, high - 1), np.minimum(x // 2, wide - 1)]
     red, green, blue = -np.log(np.maximum(middle, 1.0) / 255.0).T
-    is_red = (red < options.max_red_density) & (blue - red > options.purple * green)
+    is_red = red < options.max_red_density
     if not is_red.any():
         return _NO_CELLS
-    diameter, free, scatter = _circles(body, x[is_red], y[is_red], options)
+    mask = cv2.resize(body, (wide, high), interpolation=cv2.INTER_NEAREST)
+    is_red &= blue - red > _purple(near[::2, ::2], mask[::2, ::2], options) * green
+    if not is_red.any():
+        return _NO_CELLS
+    diameter, free, scatter, is_strip = _circles(body, x[is_red], y[is_red], options)
     chosen = (
         (free >= options.free)
         & (diameter > 0.7 * options.cell_px)
@@ -677,7 +719,23 @@ def _red_cells(rgb: Pyramid, zoom: float, options: RedCellOptions, background: B
         & (scatter < 0.5 * options.irregular * diameter)
     )
     covered = float((math.pi / 4 * diameter[chosen] ** 2).sum()) / max(1, cv2.countNonZero(body))
-    return _RedCells(diameter[chosen] / zoom, free[chosen], covered)
+    return _RedCells(diameter[chosen] / zoom, free[chosen], covered, ~is_strip[chosen])
+
+
+_DENSITY_OF_LEVEL = -np.log(np.maximum(np.arange(256, dtype=np.float32), 1.0) / 255.0)
+
+
+def _purple(small: Array, body: Array, options: RedCellOptions) -> float:
+    """Hue below which there is no haemoglobin, in a picture (h, w, 3) of which ``body`` (h, w) is covered."""
+    if np.count_nonzero(body) < options.purple_cover * body.size:
+        return options.purple
+    place = np.flatnonzero(body)
+    red, green, blue = (np.take(_DENSITY_OF_LEVEL, np.take(small[..., channel], place)) for channel in range(3))
+    hues = ((blue - red) / np.maximum(green, options.min_density))[red < options.max_red_density]
+    if not hues.size:
+        return options.purple
+    upper = round(0.75 * (len(hues) - 1))
+    return min(options.purple, float(np.partition(hues, upper)[upper]) - options.purple_below)
 
 
 def _body(small: Array, options: RedCellOptions) -> Array | None:
@@ -686,11 +744,14 @@ def _body(small: Array, options: RedCellOptions) -> Array | None:
     level = _outline_level(small, options)
     if level is None:
         return None
-    light = (small[..., 1] >= level).view(np.uint8)
-    holes, area = connected_parts(light)
-    is_body = (area < options.hole * math.pi / 4 * options.cell_px**2).view(np.uint8)
-    is_body[0] = 1
-    return np.take(is_body, holes)
+    body = cv2.threshold(cv2.extractChannel(small, 1), math.ceil(level) - 1, 1, cv2.THRESH_BINARY_INV)[1]
+    return fill_holes(body, math.ceil(options.hole * math.pi / 4 * options.cell_px**2) - 1)
+
+
+def _blurred_half(rgb: Array, reach: int) -> Array:
+    """A picture halved, and averaged over squares of about ``2 * reach`` of its own pixels."""
+    size = 2 * (reach // 2) + 1
+    return np.asarray(cv2.blur(halved(rgb, 0.5)[0], (size, size)))
 
 
 @lru_cache(maxsize=16)
@@ -702,39 +763,43 @@ def _slope(height: int, width: int) -> Array:
 
 @lru_cache(maxsize=4)
 def _rays(cell_px: float) -> tuple[Array, Array, Array, Array]:
-    """Pixels (directions, steps) and distances (steps,) outwards from a middle; the circle's basis (3, directions)."""
+    """Pixels (directions, steps) and distances (steps,) outwards from a middle; an oval's basis (5, directions)."""
     # the middles are at least ``core`` radii inside
     distance = np.arange(0.25 * cell_px, math.ceil(0.8 * cell_px), 0.5)
     angle = np.arange(24) * (2 * math.pi / 24)
     rows, cols = (np.rint(line(angle)[:, np.newaxis] * distance).astype(np.intp) for line in (np.sin, np.cos))
-    return rows, cols, distance, np.stack([np.ones(24), np.cos(angle), np.sin(angle)])
+    waves = [wave(times * angle) for times in (1, 2) for wave in (np.cos, np.sin)]
+    return rows, cols, distance, np.stack([np.ones(24), *waves])
 
 
-def _circles(body: Array, x: Array, y: Array, options: RedCellOptions) -> tuple[Array, Array, Array]:
+def _circles(body: Array, x: Array, y: Array, options: RedCellOptions) -> tuple[Array, Array, Array, Array]:
     """Circles through the free parts of outlines round points (n,) deep inside a mask.
 
     Distances to the outline of a circle whose middle is off by a little are R + a cos + b sin.
 
     Returns
     -------
-    diameter, free, scatter : (n,) arrays
-        Diameter; share of directions in which the outline is free; root mean square of what the circle leaves.
+    diameter, free, scatter, is_strip : (n,) arrays
+        Diameter; share of directions in which the outline is free; root mean square of what the circle leaves; whether
+        it may be no circle but a strip.
     """
-    rows, cols, distance, basis = _rays(options.cell_px)
+    rows, cols, distance, oval = _rays(options.cell_px)
+    basis = oval[:3]
     reach = math.ceil(distance[-1]) + 1
     outside, inside, unseen = 0, 1, 2
     framed = cv2.copyMakeBorder(body, reach, reach, reach, reach, cv2.BORDER_CONSTANT, value=unseen)
     wide = framed.shape[1]
     met = np.take(framed, ((y + reach) * wide + x + reach)[:, None, None] + (rows * wide + cols))
     first = (met != inside).argmax(axis=2)  # (n, directions)
-    ends = np.take_along_axis(met, first[..., None], axis=2)[..., 0] == outside
+    at = np.arange(0, met.size, len(distance)).reshape(first.shape) + first
+    ends = np.take(met, at) == outside
     length = np.where(ends, distance[first] - 0.5 * (distance[1] - distance[0]), np.inf)
 
     short = np.sort(length, axis=1)[:, len(rows) // 5, np.newaxis]
     free = length < options.elongation * np.minimum(short, reach)
     # the outline is read to half a pixel, and its middle is known as well as ``off_middle`` says
     pull = (0.06 / options.off_middle) ** 2
-    prior = np.diag([1e-6, pull, pull])
+    prior = np.array([[1e-6, 0, 0], [0, pull, 0], [0, 0, pull]])
     squares = (basis[:, np.newaxis] * basis).reshape(9, -1)
     for _ in range(2):
         seen = np.where(free, length, 0.0)
@@ -743,7 +808,12 @@ def _circles(body: Array, x: Array, y: Array, options: RedCellOptions) -> tuple[
         residual = (seen - fitted @ basis) * free
         scatter = np.sqrt((residual**2).sum(axis=1) / np.maximum(free.sum(axis=1), 1))
         free &= np.abs(residual) < 0.12 * fitted[:, :1]
-    return 2.0 * fitted[:, 0], free.mean(axis=1), scatter
+    seen = np.where(free, length, 0.0)
+    squares = (oval[:, np.newaxis] * oval).reshape(25, -1)
+    products = (free.astype(float) @ squares.T).reshape(-1, 5, 5) + np.diag([1e-6, pull, pull, 0.1, 0.1])
+    shape = np.linalg.solve(products, (seen @ oval.T)[..., np.newaxis])[..., 0]
+    is_strip = np.hypot(shape[:, 3], shape[:, 4]) > options.strip * fitted[:, 0]
+    return 2.0 * fitted[:, 0], free.mean(axis=1), scatter, is_strip
 
 
 def _looked_at(rgb: Pyramid, zoom: float, window_px: int, background: Background | None) -> tuple[Array, float]:
@@ -767,13 +837,13 @@ def _outline_level(small: Array, options: RedCellOptions) -> float | None:
     """Green level of the outlines of red cells: a share of the median density of what lies inside (None if nothing)."""
     sample = small[::2, ::2]
     green = sample[..., 1][sample[..., 0] > 255 * math.exp(-options.max_red_density)]
-    total = np.cumsum(np.bincount(green.ravel(), minlength=256))  # from dark to light
+    total = np.cumsum(np.bincount(green, minlength=256)).tolist()  # from dark to light
     threshold = options.min_density
     for _ in range(8):
         lightest = math.ceil(255.0 * math.exp(-threshold)) - 1
         if total[lightest] == 0:
             return None
-        middle = int(np.searchsorted(total, total[lightest] / 2, side="right"))
+        middle = bisect.bisect_right(total, total[lightest] / 2)
         before, threshold = threshold, max(-options.outline * math.log(max(middle, 1) / 255.0), options.min_density)
         if threshold == before:
             break

@@ -28,6 +28,9 @@ class ImagingOptions:
     quality: QualityOptions = dataclass_field(default_factory=QualityOptions)
 
 
+_USUAL = ImagingOptions()
+
+
 def analyse_field(
     field: Field,
     options: ImagingOptions | None = None,
@@ -60,7 +63,7 @@ def analyse_field(
     Working memory is in proportion to the area of blood: 11.2 bytes per pixel of a field of 0.12 um/px, beside the
     field itself (growth of the largest resident size from 2 to 18 megapixels).
     """
-    options = options or ImagingOptions()
+    options = options or _USUAL
     seconds: dict[str, float] = {}
     clock = _Stopwatch(seconds)
     height, width = field.rgb.shape[:2]
@@ -153,6 +156,7 @@ def _segment(
         background.apply(working_copy(level, um_per_px / zoom, options.working_um_per_px)),
         options.working_um_per_px,
         options,
+        background.blue_clipped,
     )
     height, width = found.azure.shape
     per_row, per_col = pyramid.rgb.shape[0] / height, pyramid.rgb.shape[1] / width

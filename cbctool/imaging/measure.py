@@ -26,6 +26,7 @@ Ruifrok AC, Johnston DA. Quantification of histochemical staining by color decon
 
 from __future__ import annotations
 
+import math
 from dataclasses import fields
 from operator import itemgetter
 from typing import Any
@@ -35,7 +36,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cbctool.imaging.segment import Segmentation
-from cbctool.imaging.split import part_windows, solidity, split_clump
+from cbctool.imaging.split import extents, solidity, split_clump
 from cbctool.imaging.stain import DENSITY_UNIT
 from cbctool.records import Cell, CellKind
 
@@ -122,9 +123,7 @@ def _red_cells(segmentation: Segmentation, height_px: int, width_px: int) -> lis
 
 def _nucleated_and_platelets(segmentation: Segmentation, height_px: int, width_px: int) -> list[dict[str, Any]]:
     labels, nuclei = segmentation.cell_labels, segmentation.nuclei
-    windows = part_windows(labels)
-    boxes = [windows[number] for number in range(1, len(windows) + 1)]
-    measured = _shapes(labels, boxes, segmentation, height_px, width_px)
+    measured, boxes = _shapes(labels, segmentation, height_px, width_px)
     for index, (measures, kind) in enumerate(zip(measured, segmentation.kinds, strict=True)):
         measures["kind"] = kind
         measures["reason"] = segmentation.reasons[index]
@@ -143,20 +142,18 @@ def _nucleated_and_platelets(segmentation: Segmentation, height_px: int, width_p
 
 
 def _shapes(
-    labels: NDArray[Any],
-    boxes: list[tuple[slice, slice]],
-    segmentation: Segmentation,
-    height_px: int,
-    width_px: int,
-) -> list[dict[str, Any]]:
-    """Size, place and form of every label, in one pass over the labelled pixels."""
+    labels: NDArray[Any], segmentation: Segmentation, height_px: int, width_px: int
+) -> tuple[list[dict[str, Any]], list[tuple[slice, slice]]]:
+    """Size, place and form of every label, in one pass over the labelled pixels; and the window around each."""
     um, per_row, per_col = segmentation.um_per_px, segmentation.px_per_row, segmentation.px_per_col
-    count = len(boxes) + 1
+    count = len(segmentation.kinds) + 1
     framed = cv2.copyMakeBorder(labels, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
-    place = np.flatnonzero(framed.ravel() > 0)
-    label = framed.ravel()[place]
+    place = np.flatnonzero(framed > 0)
+    label = np.take(framed, place).astype(np.intp)  # as counting wants them
     rows, cols = np.divmod(place, framed.shape[1])
     rows, cols = rows - 1, cols - 1
+    ends = extents(label, rows, cols)[:, 1:].T.tolist()
+    boxes = [(slice(top, bottom + 1), slice(left, right + 1)) for top, bottom, left, right in ends]
     area = np.bincount(label, minlength=count).astype(float)
     area[area == 0] = np.nan
     row = np.bincount(label, rows, count) / area
@@ -189,7 +186,7 @@ def _shapes(
                 "eccentricity": float(eccentricity[index]),
             }
         )
-    return measured
+    return measured, boxes
 
 
 def _perimeters(framed: NDArray[Any], place: NDArray[Any], label: NDArray[Any], count: int) -> NDArray[Any]:
@@ -221,32 +218,29 @@ def _reaches_edge(shape: tuple[int, ...], window: tuple[slice, slice], mask: NDA
 
 def _nucleus(cell: NDArray[Any], nucleus: NDArray[Any], density: NDArray[Any], um: float) -> dict[str, float]:
     """Measures that only a cell with a nucleus has."""
-    mask = nucleus.astype(np.uint8)
-    nucleus_px = int(mask.sum())
+    mask, body = nucleus.astype(np.uint8), cell.astype(np.uint8)
+    nucleus_px, cell_px = cv2.countNonZero(mask), cv2.countNonZero(body)
     if nucleus_px == 0:
         return {}
     lobes = split_clump(mask, _LOBE_RADIUS_UM / um, _LOBE_SADDLE)
     inner = _eroded(mask)
-    if not inner.any():
-        inner = nucleus
-    red = density[..., 0][inner]
-    cytoplasm = cell & ~nucleus
-    sigma = _DETAIL_UM / um / 2
-    detail = density[..., 1] - cv2.GaussianBlur(density[..., 1], (0, 0), sigma)
-    apart = cv2.dilate(mask, np.ones((3, 3), np.uint8)) == 0
-    granular = _eroded(cell.astype(np.uint8)) & apart
+    red, green, _ = cv2.split(density)
+    red_mean, red_sigma = cv2.meanStdDev(red, mask=inner if cv2.countNonZero(inner) else mask)
+    detail = green - cv2.GaussianBlur(green, (0, 0), _DETAIL_UM / um / 2)
+    granular = _eroded(body) & (cv2.dilate(mask, np.ones((3, 3), np.uint8)) == 0)
+    square, cytoplasm = cv2.mean(detail * detail, granular)[0], cv2.mean(density, body - mask)
     return {
         "nucleus_area_um2": nucleus_px * um**2,
-        "nc_ratio": nucleus_px / max(int(cell.sum()), 1),
+        "nc_ratio": nucleus_px / cell_px,
         "nuclear_lobes": float(lobes.max()),
         "nuclear_solidity": solidity(mask),
-        "chromatin_texture": float(red.std() / max(float(red.mean()), 1e-3)),
-        "nucleus_od": float(density[nucleus].mean()),
-        "cytoplasm_od": float(density[cytoplasm].mean()) if cytoplasm.any() else float("nan"),
-        "granularity": float(np.sqrt(np.mean(detail[granular] ** 2))) if granular.any() else float("nan"),
+        "chromatin_texture": float(red_sigma[0, 0]) / max(float(red_mean[0, 0]), 1e-3),
+        "nucleus_od": sum(cv2.mean(density, mask)[:3]) / 3,
+        "cytoplasm_od": sum(cytoplasm[:3]) / 3 if cell_px > nucleus_px else math.nan,
+        "granularity": math.sqrt(square) if granular.any() else math.nan,
     }
 
 
 def _eroded(mask: NDArray[Any]) -> NDArray[Any]:
-    """A mask (0 and 1, uint8) without its rim of one pixel, also where it ends with the picture; bool."""
-    return np.asarray(cv2.erode(mask, np.ones((3, 3), np.uint8), borderType=cv2.BORDER_CONSTANT, borderValue=0) > 0)
+    """A mask (0 and 1, uint8) without its rim of one pixel, also where it ends with the picture."""
+    return np.asarray(cv2.erode(mask, np.ones((3, 3), np.uint8), borderType=cv2.BORDER_CONSTANT, borderValue=0))

@@ -61,8 +61,9 @@ class NucleatedOptions:
     body_um, appendage_um2, appendage_thickness_um, neck : float
         What hangs on a cell: outside its opening by ``body_um``, as large and as thick as a platelet, on a neck
         narrower than itself.
-    smudge_min_cells, smudge_hue, smudge_density, smudge_circularity : float
-        See :func:`find_smudges`.
+    smudge_min_cells, smudge_hue, smudge_density, smudge_circularity, smudge_rim_um, smudge_rim : float
+        See :func:`find_smudges`. On ALL-IDB1, 27 of 42 smudges, no blast of 282 and 4 of 134 other objects are called;
+        with a ``smudge_rim`` of 1.15 two blasts more, with 0.98 two smudges less.
     """
 
     min_azure_od: float = 0.04
@@ -98,6 +99,8 @@ class NucleatedOptions:
     smudge_hue: float = 0.88
     smudge_density: float = 0.88
     smudge_circularity: float = 0.8
+    smudge_rim_um: float = 1.0
+    smudge_rim: float = 1.02
 
 
 def find_nucleated(
@@ -132,20 +135,20 @@ def find_nucleated(
     reasons : list of str
     """
     azure = np.asarray(cv2.medianBlur(azure, 3))
-    eosin = np.asarray(cv2.medianBlur(eosin, 5))
     low = max(options.min_azure_od * DENSITY_UNIT, options.cell_level * red_level)
     low_eosin = max(options.min_azure_od * DENSITY_UNIT / 2, options.eosin_level * red_level)
-    stained: NDArray[Any] = ((azure > low) | (eosin > low_eosin)).astype(np.uint8)
-    nuclei = (azure > nuclear_threshold(azure, low, options)).astype(np.uint8)
+    stained = np.asarray(cv2.bitwise_or(_above(azure, low), mostly(_above(eosin, low_eosin))))
+    nuclei = _above(azure, nuclear_threshold(azure, low, options))
     stained = cv2.morphologyEx(stained, cv2.MORPH_CLOSE, disk(options.close_um / um))
     stained = fill_holes(stained, options.hole_um2 / um**2, foreground, options.stained_hole_um2 / um**2)
     stained = cv2.morphologyEx(stained, cv2.MORPH_OPEN, disk(options.open_um / um))
 
-    clumps, area = connected_parts(stained)
-    nuclear_px = np.bincount(clumps[nuclei > 0], minlength=len(area))
+    # opened by a disk, what touches by corners alone is as rare as it is odd, and eight neighbours are found sooner
+    clumps, area = connected_parts(stained, connectivity=8)
+    nuclear_px = np.bincount(np.take(clumps, np.flatnonzero(nuclei.view(bool))), minlength=len(area))
     cells = (nuclear_px * um**2 >= options.min_nucleus_um2) & (area * um**2 >= options.min_cell_um2)
     cells[0] = False
-    windows = part_windows(clumps) if cells.any() else {}
+    windows = part_windows(clumps, stained) if cells.any() else {}
     labels = np.zeros(clumps.shape, np.int32)
     kinds: list[CellKind] = []
     reasons: list[str] = []
@@ -163,12 +166,40 @@ def find_nucleated(
         for part in np.flatnonzero(nuclear >= options.min_nucleus_um2).tolist():
             if part == 0:
                 continue
-            cell = without_appendages(parts == part, um, options)
-            for single in part_by_nuclei(cell, nuclei[window], lines, um, options):
+            mine = parts == part
+            near = _near(mine)  # a part of a large clump is small
+            cell = without_appendages(mine[near], um, options)
+            seen = None if lines is None else lines[near]
+            for single in part_by_nuclei(cell, nuclei[window][near], seen, um, options):
                 kinds.append(CellKind.NUCLEATED)
                 reasons.append("")
-                labels[window][single] = len(kinds)
-    return labels, (nuclei > 0) & (labels > 0), kinds, reasons
+                labels[window][near][single] = len(kinds)
+    return labels, nuclei.view(bool) & (labels > 0), kinds, reasons
+
+
+def _near(mask: NDArray[Any]) -> tuple[slice, slice]:
+    """The smallest window of an (h, w) mask that holds it, and a pixel more on every side where there is one."""
+    left, top, width, height = cv2.boundingRect(mask.view(np.uint8))
+    return slice(max(top - 1, 0), top + height + 1), slice(max(left - 1, 0), left + width + 1)
+
+
+def _above(plane: NDArray[Any], level: float) -> NDArray[Any]:
+    """1 where an (h, w) uint8 plane exceeds a level, else 0; uint8."""
+    return np.asarray(cv2.threshold(plane, level, 1, cv2.THRESH_BINARY)[1])
+
+
+def mostly(mask: NDArray[Any]) -> NDArray[Any]:
+    """Where most of 5 x 5 pixels are set: what a median of a plane, then a threshold give, in a fifth of the time.
+
+    Parameters
+    ----------
+    mask : (h, w) uint8 array of 0 and 1
+
+    Returns
+    -------
+    (h, w) uint8 array of 0 and 1
+    """
+    return _above(cv2.boxFilter(mask, -1, (5, 5), normalize=False, borderType=cv2.BORDER_REPLICATE), 12)
 
 
 def bright_lines(
@@ -269,14 +300,15 @@ def joined_lobes(parts: NDArray[Any], um: float, options: NucleatedOptions) -> N
 
 
 def find_smudges(
-    density: NDArray[Any], labels: NDArray[Any], nuclei: NDArray[Any], options: NucleatedOptions
+    density: NDArray[Any], labels: NDArray[Any], nuclei: NDArray[Any], um: float, options: NucleatedOptions
 ) -> NDArray[Any]:
     """Which nucleated cells are smudges: burst nuclei, spread out, ragged and redder than the field's other nuclei.
 
     Chromatin that has lost its cell takes up the stain evenly with its proteins: its red density falls more than its
-    green. The comparison needs other nuclei, so that none is called where fewer than ``smudge_min_cells`` are seen.
-    No hue alone will do: taking 3/4 of the lowest hue of PBC's nuclei for it, one leukocyte in 52 of BCCD was lost for
-    two smudges found in 54 fields of ALL-IDB1.
+    green. It has no cytoplasm either, whose rim would be bluer than the nucleus: what has a rim like the field's other
+    cells, ``smudge_rim_um`` wide, is a pale cell. The comparison needs other nuclei, so that none is called where fewer
+    than ``smudge_min_cells`` are seen. No hue alone will do: taking 3/4 of the lowest hue of PBC's nuclei for it, one
+    leukocyte in 52 of BCCD was lost for two smudges found in 54 fields of ALL-IDB1.
 
     Parameters
     ----------
@@ -284,6 +316,8 @@ def find_smudges(
     labels : (h, w) int32 array
         Nucleated cells, from 1 without gaps.
     nuclei : (h, w) bool array
+    um : float
+        Micrometres per pixel.
     options : NucleatedOptions
 
     Returns
@@ -295,23 +329,40 @@ def find_smudges(
     smudged = np.zeros(count, bool)
     if count < options.smudge_min_cells:
         return smudged
-    nuclear = labels[nuclei]
+    place = np.flatnonzero(nuclei)
+    nuclear = np.take(labels, place)
     size = np.maximum(np.bincount(nuclear, minlength=count + 1)[1:], 1)
-    red = np.bincount(nuclear, density[..., 0][nuclei], count + 1)[1:] / size
-    green = np.bincount(nuclear, density[..., 1][nuclei], count + 1)[1:] / size
+    red, green, _ = np.take(density.reshape(-1, 3), place, axis=0).T
+    red = np.bincount(nuclear, red, count + 1)[1:] / size
+    green = np.bincount(nuclear, green, count + 1)[1:] / size
     hue = red / np.maximum(green, 1.0)
     pale = red < options.smudge_density * np.median(red)
     reddish = hue < options.smudge_hue * np.median(hue)
     suspects = np.flatnonzero(pale & reddish).tolist()
-    windows = part_windows(labels) if suspects else {}
+    if not suspects:
+        return smudged
+    windows, blueness = part_windows(labels), _rim_blueness(density, labels, options.smudge_rim_um / um)
+    rimless = blueness < options.smudge_rim * np.median(blueness)
     for index in suspects:
         rows, cols = np.nonzero(labels[windows[index + 1]] == index + 1)
         body = np.zeros((int(np.ptp(rows)) + 3, int(np.ptp(cols)) + 3), np.uint8)
         body[rows - rows.min() + 1, cols - cols.min() + 1] = 1
         contours, _ = cv2.findContours(body, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
         perimeter = sum(cv2.arcLength(contour, True) for contour in contours)
-        smudged[index] = 4 * np.pi * len(rows) < options.smudge_circularity * perimeter**2
+        ragged = 4 * np.pi * len(rows) < options.smudge_circularity * perimeter**2
+        smudged[index] = ragged and rimless[index]
     return smudged
+
+
+def _rim_blueness(density: NDArray[Any], labels: NDArray[Any], rim_px: float) -> NDArray[Any]:
+    """Red over green density of each cell's rim, as a multiple of what it is inside, (N,); blue cytoplasm has more."""
+    plane = labels.astype(np.float32)  # where the picture ends there is no rim
+    rim = cv2.dilate(plane, disk(rim_px)) != cv2.erode(plane, disk(rim_px))
+    part = (2 * labels + rim).ravel()
+    count = 2 * int(labels.max()) + 2
+    red, green = (np.bincount(part, density[..., channel].ravel(), count)[2:] + 1.0 for channel in (0, 1))
+    hue = red / green
+    return np.asarray(hue[1::2] / hue[::2])
 
 
 def without_appendages(cell: NDArray[Any], um: float, options: NucleatedOptions) -> NDArray[Any]:
@@ -333,10 +384,9 @@ def without_appendages(cell: NDArray[Any], um: float, options: NucleatedOptions)
     padded = cv2.copyMakeBorder(cell.astype(np.uint8), margin, margin, margin, margin, cv2.BORDER_CONSTANT, value=0)
     body: NDArray[Any] = cv2.dilate(cv2.morphologyEx(padded, cv2.MORPH_OPEN, disk(radius)), np.ones((3, 3), np.uint8))
     hanging = cv2.bitwise_and(padded, 1 - body)
-    count, pieces, stats, _ = cv2.connectedComponentsWithStats(hanging, connectivity=4)
+    pieces, sizes = connected_parts(hanging)
     kept = padded > 0
-    for piece in range(1, count):
-        area = stats[piece, cv2.CC_STAT_AREA] * um**2
+    for piece, area in enumerate((sizes[1:] * um**2).tolist(), start=1):
         if not options.appendage_um2[0] <= area <= options.appendage_um2[1]:
             continue
         here: NDArray[Any] = (pieces == piece).astype(np.uint8)
@@ -410,7 +460,7 @@ def _single_cells(
 
 def nuclear_threshold(azure: NDArray[Any], low: float, options: NucleatedOptions) -> float:
     """Azure density that parts nuclei from cytoplasm and platelets: Otsu's threshold over what is stained at all."""
-    pixels = azure[azure > low]
+    pixels = np.take(azure, np.flatnonzero(azure > low))
     if pixels.size < 50:
         return options.nucleus_over_cell * low
     level, _ = cv2.threshold(pixels.reshape(-1, 1), 0, 255, cv2.THRESH_OTSU)

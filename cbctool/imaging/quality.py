@@ -24,7 +24,7 @@ _FIRST_BLUR, _ADDED_BLUR = 1.0, 1.5
 _MIN_PX = 8
 """A picture less high or wide has no edge that the filters below could measure."""
 
-_EDGES_IN_PX, _BAND_PX = 150_000, 64
+_EDGES_IN_PX, _BAND_PX = 75_000, 32
 """Edges are looked for in so many pixels of a larger picture, thousands of them, in bands over all of it."""
 
 _COVER_IN_PX = 200_000
@@ -252,8 +252,8 @@ def _outline_level(green: Array, body_level: float) -> float:
 
 
 def _clipped_share(rgb: Array) -> float:
-    """Share of pixels at full white or full black in all channels, on about 40,000 of them."""
-    step = max(1, round(math.sqrt(rgb.shape[0] * rgb.shape[1] / 40_000)))
+    """Share of pixels at full white or full black in all channels, on about 10,000 of them."""
+    step = max(1, round(math.sqrt(rgb.shape[0] * rgb.shape[1] / 10_000)))
     size = (-(-rgb.shape[1] // step), -(-rgb.shape[0] // step))
     sample = cv2.resize(rgb, size, interpolation=cv2.INTER_NEAREST)
     white, black = cv2.inRange(sample, (254, 254, 254), (255, 255, 255)), cv2.inRange(sample, (0, 0, 0), (1, 1, 1))

@@ -24,7 +24,7 @@ from cbctool.imaging.artefacts import (
     find_foreign,
     find_pale_drawn,
     find_precipitate,
-    nuclear_hue,
+    nuclear_hues,
 )
 from cbctool.imaging.calibrate import halved
 from cbctool.imaging.nucleated import NucleatedOptions, find_nucleated, find_smudges
@@ -115,7 +115,14 @@ def working_copy(rgb: NDArray[Any], um_per_px: float, working_um_per_px: float) 
     return rgb if size == rgb.shape[1::-1] else np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_LINEAR))
 
 
-def segment(rgb: NDArray[Any], um_per_px: float, options: SegmentOptions | None = None) -> Segmentation:
+def _without(density: NDArray[Any], labels: NDArray[Any]) -> NDArray[Any]:
+    """Density (h, w, 3) with nothing where there are labels (h, w)."""
+    return np.asarray(cv2.bitwise_and(density, density, mask=(labels == 0).view(np.uint8)))
+
+
+def segment(
+    rgb: NDArray[Any], um_per_px: float, options: SegmentOptions | None = None, blue_clipped: bool = False
+) -> Segmentation:
     """Find and tell apart the cells of a normalised field.
 
     Parameters
@@ -124,6 +131,8 @@ def segment(rgb: NDArray[Any], um_per_px: float, options: SegmentOptions | None 
         Field with its background at white, surround included.
     um_per_px : float
     options : SegmentOptions, optional
+    blue_clipped : bool
+        The background was at full scale in blue; see :func:`~cbctool.imaging.stain.red_cell_colour`.
 
     Returns
     -------
@@ -143,16 +152,16 @@ def segment(rgb: NDArray[Any], um_per_px: float, options: SegmentOptions | None 
     if colourless:
         _log.info("a grey picture: nuclei are told by density alone, and neither drawings nor precipitate are told")
     else:
-        colour = red_cell_colour(density, options.min_od)
+        colour = red_cell_colour(density, options.min_od, sample_px=5000)  # only whether red cells are seen in red
         drawn, drawn_reasons = find_drawn(rgb, density, colour, um, options.artefacts)
     del rgb, small  # the largest arrays of all
     if drawn_reasons:
-        density = np.where(drawn[..., np.newaxis] > 0, np.uint8(0), density)
+        density = _without(density, drawn)
     density = cv2.GaussianBlur(align_channels(density), (3, 3), 0)
-    colour = red_cell_colour(density, options.min_od)
+    colour = red_cell_colour(density, options.min_od, blue_clipped)
     pale, pale_reasons = find_pale_drawn(density, colour, um, options.artefacts)
     if pale_reasons:
-        density = np.where(pale[..., np.newaxis] > 0, np.uint8(0), density)
+        density = _without(density, pale)
     azure, eosin = stain_densities(density, colour)
     if colourless:
         azure = density_beyond_red_cells(density, colour)
@@ -163,18 +172,22 @@ def segment(rgb: NDArray[Any], um_per_px: float, options: SegmentOptions | None 
     cell_labels, nuclei, kinds, reasons = find_nucleated(
         azure, eosin, green, foreground, colour.level, um, options.nucleated
     )
-    hue = nuclear_hue(density, cell_labels, nuclei)
-    for index, reason in enumerate(find_foreign(density, cell_labels, nuclei, um, options.artefacts)):
+    hues = nuclear_hues(density, cell_labels, nuclei)
+    hue = float(np.median(hues)) if len(hues) else 0.0
+    for index, reason in enumerate(find_foreign(hues, cell_labels, options.artefacts)):
         if reason:
             kinds[index], reasons[index] = CellKind.ARTEFACT, reason
-    for index in np.flatnonzero(find_smudges(density, cell_labels, nuclei, options.nucleated)).tolist():
+    for index in np.flatnonzero(find_smudges(density, cell_labels, nuclei, um, options.nucleated)).tolist():
         kinds[index], reasons[index] = CellKind.ARTEFACT, "smudge cell"
     is_nucleated = np.array([False] + [kind is CellKind.NUCLEATED for kind in kinds])
     if not is_nucleated[1:].all():
-        nuclei &= np.take(is_nucleated, cell_labels)
+        place = np.flatnonzero(nuclei)
+        np.put(nuclei, place, np.take(is_nucleated, np.take(cell_labels, place)))
     cell_labels = add_labels(cell_labels, kinds, reasons, drawn, drawn_reasons)
     cell_labels = add_labels(cell_labels, kinds, reasons, pale, pale_reasons)
-    platelet_labels = find_platelets(azure, green, cell_labels, colour.level, um, options.platelets)
+    platelet_labels = find_platelets(
+        azure, density, cell_labels, None if colourless else nuclei, colour, um, options.platelets
+    )
     nucleated = len(kinds)
     granules = np.zeros(int(platelet_labels.max()), bool)
     if not colourless:
@@ -186,7 +199,8 @@ def segment(rgb: NDArray[Any], um_per_px: float, options: SegmentOptions | None 
         kinds.append(CellKind.ARTEFACT if is_granule or is_covered else CellKind.PLATELET)
         reasons.append(ANNOTATION if is_covered else PRECIPITATE if is_granule else "")
     red_outlines = find_red_cells(density, foreground, cell_labels, colour.level, um, options.red_cells)
-    np.add(platelet_labels, nucleated, out=cell_labels, where=platelet_labels > 0)
+    place = np.flatnonzero(platelet_labels > 0)
+    np.put(cell_labels, place, np.take(platelet_labels, place) + nucleated)
     return Segmentation(
         um,
         px_per_row,

@@ -40,31 +40,49 @@ def connected_parts(mask: NDArray[Any], connectivity: int = 4) -> tuple[NDArray[
     return np.asarray(labels), area
 
 
-def part_windows(labels: NDArray[Any]) -> dict[int, tuple[slice, slice]]:
+def part_windows(labels: NDArray[Any], mask: NDArray[Any] | None = None) -> dict[int, tuple[slice, slice]]:
     """Smallest window around each label that occurs; what is 0 costs nearly nothing.
 
     Parameters
     ----------
     labels : (h, w) int array
+    mask : (h, w) uint8 array of 0 and 1, optional
+        1 where there are labels, if it is at hand: it is searched in less time.
 
     Returns
     -------
     mapping of int to (slice, slice)
         Rows and columns, by label.
     """
-    place = np.flatnonzero(labels > 0)
-    label = labels.ravel()[place]
-    order = np.argsort(label.astype(np.uint16) if label.size and label.max() < 65536 else label, kind="stable")
-    label = label[order]
-    if len(label) == 0:
+    place = np.flatnonzero(labels > 0 if mask is None else mask.view(bool))
+    if len(place) == 0:
         return {}
-    rows, cols = np.divmod(place[order], labels.shape[1])
-    first = np.flatnonzero(np.diff(label, prepend=0))
-    ends = [edge.reduceat(line, first) for line in (rows, cols) for edge in (np.minimum, np.maximum)]
+    label = np.take(labels, place).astype(np.intp)
+    top, bottom, left, right = extents(label, *np.divmod(place, labels.shape[1]))
+    seen = np.flatnonzero(top >= 0)
+    ends = (edge[seen].tolist() for edge in (top, bottom + 1, left, right + 1))
     return {
-        number: (slice(top, bottom + 1), slice(left, right + 1))
-        for number, top, bottom, left, right in zip(label[first].tolist(), *(end.tolist() for end in ends), strict=True)
+        number: (slice(top, bottom), slice(left, right))
+        for number, top, bottom, left, right in zip(seen.tolist(), *ends, strict=True)
     }
+
+
+def extents(label: NDArray[Any], rows: NDArray[Any], cols: NDArray[Any]) -> NDArray[Any]:
+    """First and last row, first and last column of every label, (4, n + 1); of one that does not occur the first is -1.
+
+    Parameters
+    ----------
+    label, rows, cols : (N,) int array
+        Of labelled pixels, row after row down the picture.
+    """
+    ends = np.full((4, int(label.max(initial=0)) + 1), -1)
+    top, bottom, left, right = ends
+    # of what is written to one label the last stays
+    top[label[::-1]], bottom[label] = rows[::-1], rows
+    left[:] = 1 << 40  # more columns than any picture has
+    np.minimum.at(left, label, cols)
+    np.maximum.at(right, label, cols)
+    return ends
 
 
 def split_clump(
@@ -139,7 +157,7 @@ def solidity(mask: NDArray[Any]) -> float:
     if not contours:
         return 1.0
     hull = cv2.fillConvexPoly(np.zeros_like(body), cv2.convexHull(np.concatenate(contours)), 1)
-    return float(body.sum() / hull.sum())
+    return cv2.countNonZero(body) / cv2.countNonZero(hull)
 
 
 def fill_holes(
