@@ -34,6 +34,14 @@ def test_gamma_keeps_black_and_white():
     assert dark[0, 128, 0] == round(255 * (128 / 255) ** 1.25)
 
 
+def test_a_stain_changes_densities_and_leaves_the_background():
+    rgb = GREY.copy()
+    rgb[:5, :5] = (100, 50, 200)
+    stained = apply_insult(rgb, InsultKind.STAIN, (2.0, 0.5, 1.5))
+    assert stained[20, 20].tolist() == [200, 200, 200]
+    assert stained[0, 0].tolist() == [50, 100, 200]
+
+
 @pytest.mark.parametrize(("factor", "shape"), [(0.5, (20, 30, 3)), (2.0, (80, 120, 3))])
 def test_resize_keeps_an_even_grey(factor, shape):
     resized = apply_insult(GREY, InsultKind.RESIZE, (factor,))

@@ -19,6 +19,7 @@ class InsultKind(StrEnum):
 
     GAINS = "gains"  # a factor per channel R, G, B; what passes full scale is lost, as in a camera
     GAMMA = "gamma"
+    STAIN = "stain"  # a factor on the optical density per channel R, G, B
     RESIZE = "resize"
     BLUR = "blur"  # Gaussian, sigma in pixels of the working scale of segmentation
     JPEG = "jpeg"  # quality
@@ -34,11 +35,15 @@ EXTREMES: Mapping[InsultKind, tuple[tuple[float, ...], ...]] = {
         (1.3, 1.3, 1.3),
     ),
     InsultKind.GAMMA: ((0.8,), (1.25,)),
+    # pale, dark, rich in azure, rich in eosin
+    InsultKind.STAIN: ((0.5, 0.5, 0.5), (1.5, 1.5, 1.5), (1.35, 1.05, 0.9), (0.8, 1.2, 1.1)),
     InsultKind.RESIZE: ((0.5,), (2.0,)),
     InsultKind.BLUR: ((1.0,),),
     InsultKind.JPEG: ((50.0,),),
 }
-"""The ends of what the project promises to stand: casts of every hue, dark and bright, half and double size."""
+"""The ends of what the project promises to stand: casts and stains of every hue, dark and bright, half and double."""
+
+_WHITE_PERCENTILE = 95.0
 
 
 @dataclass(frozen=True)
@@ -87,7 +92,7 @@ def apply_insult(
     rgb : (H, W, 3) uint8 array
     kind : InsultKind
     setting : tuple of float
-        One value, or three gains (R, G, B).
+        One value, or three factors (R, G, B).
     working_px : float
         Pixels of this picture per pixel of the working scale; only a blur asks for it.
 
@@ -99,6 +104,11 @@ def apply_insult(
     value = setting[0]
     if kind is InsultKind.GAINS:
         return np.clip(np.rint(rgb * np.asarray(setting)), 0, 255).astype(np.uint8)
+    if kind is InsultKind.STAIN:
+        # the light end of each channel is the background, which has no density
+        white = np.percentile(rgb.reshape(-1, 3), _WHITE_PERCENTILE, axis=0)
+        levels = white * (np.arange(256)[:, np.newaxis] / np.maximum(white, 1)) ** np.asarray(setting)
+        return np.asarray(cv2.LUT(rgb, np.clip(np.rint(levels), 0, 255).astype(np.uint8)[np.newaxis]))
     if kind is InsultKind.GAMMA:
         table = np.rint(255 * (np.arange(256) / 255) ** value).astype(np.uint8)
         return np.asarray(cv2.LUT(rgb, table))
