@@ -277,7 +277,7 @@ def insult_lines(rows: list[tuple[str, InsultKind, dict[str, Any]]], every: int)
         settings = "; ".join(" ".join(f"{v:g}" for v in s) for s in figures["settings"])
         cells = f"{lost['recall']:+.3f} | {lost['precision']:+.3f} | {'yes' if kept else '**no**'} | {told}"
         lines.append(f"| {name} | {kind} | {settings} | {cells} |")
-    lines += ["", "Command: the one above with ` --insult gains` (`gamma`, `resize`, `blur`, `jpeg`).", ""]
+    lines += ["", "Command: the one above with ` --insult gains` (`gamma`, `stain`, `resize`, `blur`, `jpeg`).", ""]
     return lines
 
 

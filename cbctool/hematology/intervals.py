@@ -49,10 +49,10 @@ class ErrorAllowance:
     Attributes
     ----------
     recall_loss : float
-        Taken from every class's recall. 0.3: a discriminative classifier that gets about 97 % of cells right at home
-        got 74.4 % under domain shift (the comparison published with CytoDiffusion), 0.23 less, and single classes lose
-        more than the mean of all; with 0.23 coverage fell to 87 % for the lymphocytes of another laboratory
-        (``scripts/simulate_intervals.py --bccd``).
+        Taken from every class's recall. A discriminative classifier that gets about 97 % of cells right at home got
+        74.4 % under domain shift (the comparison published with CytoDiffusion), 0.23 less, and single classes lose more
+        than the mean of all. 0.37: of BCCD's eosinophils half are called neutrophils, rightly or not, and with 0.3
+        coverage fell to 86 % for them (``scripts/simulate_intervals.py --bccd``).
     unexpected_share : float
         Share of the errors that go to any other class alike instead of where errors go at home: another stain makes
         mistakes that home never made. Half, for want of anything better.
@@ -62,7 +62,7 @@ class ErrorAllowance:
         3 intervals get a tenth wider for nothing (``scripts/simulate_intervals.py``).
     """
 
-    recall_loss: float = 0.3
+    recall_loss: float = 0.37
     unexpected_share: float = 0.5
     concentration: float = 8.0
 
