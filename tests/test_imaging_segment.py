@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cbctool.imaging.calibrate import normalise
+from cbctool.imaging.field import analyse_field
 from cbctool.imaging.measure import measure_cells
 from cbctool.imaging.nucleated import (
     NucleatedOptions,
@@ -36,7 +37,8 @@ from cbctool.imaging.stain import (
     red_cell_colour,
     stain_densities,
 )
-from cbctool.records import CellKind
+from cbctool.records import CellKind, Field
+from cbctool.synthetic.render import render_field
 
 DATA = Path(os.environ.get("CBCTOOL_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 
@@ -427,3 +429,11 @@ def test_leukocytes_of_real_fields():
         matched += sum(any(y0 < r < y1 and x0 < c < x1 for r, c in centres) for y0, x0, y1, x1 in boxes)
     assert matched == boxed
     assert found <= boxed + 1
+
+
+def test_leukocytes_without_red_cells_are_no_red_cells() -> None:
+    """Where a field shows little else, theirs is the commonest colour."""
+    rgb, _ = render_field({"lymphocyte": 12, "neutrophil": 12}, (900, 900), 0.12, seed=3)
+    result = analyse_field(Field("slide", "field.png", rgb), given_um_per_px=0.12)
+    found = [cell for cell in result.cells if cell.kind is CellKind.NUCLEATED]
+    assert 22 <= len(found) <= 26

@@ -191,6 +191,7 @@ def red_cell_colour(
     red, green, blue, both = red[body], green[body], blue[body], both[body]
     shares = np.bincount(10 * both // blue, minlength=80)[5:80]  # in steps of 0.1 from 0.5 to 8
     per_blue = (int(np.argmax(np.convolve(shares, np.ones(5), mode="same"))) + 5.5) / 10
+    per_blue = min(per_blue, _MOST_RED_GREEN_PER_BLUE)
     alike = np.flatnonzero(np.abs(both - np.float32(per_blue) * blue) < np.float32(0.25) * both)
     green_per_red = _median(green[alike] / np.maximum(red[alike], 1)) if len(alike) > 50 else 1.5
     if blue_clipped and len(alike) > 50:
@@ -213,6 +214,10 @@ def _line(both: NDArray[Any], blue: NDArray[Any], per_blue: float, middle: float
     slope, offset = np.polyfit(levels, medians, 1, w=np.sqrt(count)).tolist()
     return (slope, offset) if slope > 0 and offset > 0 else (per_blue, 0.0)
 
+
+_MOST_RED_GREEN_PER_BLUE = 4.0
+"""Haemoglobin absorbs blue: fields of BCCD, ALL-IDB1 and PBC have 1.15 to 3.25, 4.2 where a stain is a third richer in
+azure. More is what leukocytes have, where a field shows little else."""
 
 _USUAL_RED_GREEN_PER_BLUE = 2.3
 _USUAL_GREEN_PER_RED = 1.8
