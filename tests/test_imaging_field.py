@@ -101,3 +101,13 @@ def test_a_grey_picture_is_said_to_be_one():
     warnings = analyse_field(Field("s", "a.tif", grey, um_per_px=0.1)).summary.warnings
     assert [w for w in warnings if "grey picture" in w]
     assert not analyse_field(Field("s", "a.tif", smear(), um_per_px=0.1)).summary.warnings
+
+
+@pytest.mark.parametrize(("gain", "doubted"), [(1.0, False), (1.25, True)])
+def test_the_scale_of_an_overexposed_picture_is_doubted(gain: float, doubted: bool):
+    rgb = np.clip(gain * smear().astype(float), 0, 255).astype(np.uint8)
+    summary = analyse_field(Field("s", "a.jpg", rgb)).summary
+    assert summary.scale.source is ScaleSource.RED_CELLS
+    assert any("overexposed" in warning for warning in summary.warnings) == doubted
+    given = analyse_field(Field("s", "a.jpg", rgb), given_um_per_px=0.1).summary
+    assert not any("overexposed" in warning for warning in given.warnings)
