@@ -273,6 +273,19 @@ def test_confirmed_calls_have_no_error_but_that_of_sampling():
     assert "immature_granulocytes" in {flag.code for flag in confirmed.flags}
 
 
+def test_a_field_at_another_scale_than_the_rest_is_named():
+    rest = [field(scale=Scale(0.1, ScaleSource.RED_CELLS)) for _ in range(4)]
+    for um_per_px, named in ((0.13, True), (0.07, True), (0.12, False), (0.08, False)):
+        other = field(scale=Scale(um_per_px, ScaleSource.RED_CELLS))
+        found = raised(mix(), fields=[*rest, other])
+        assert ("scale_doubtful" in found) == named
+        assert (
+            not named or f"1 of 5 fields at another scale than the rest, {other.name}" in found["scale_doubtful"].text
+        )
+    given = field(scale=Scale(0.2, ScaleSource.GIVEN, red_cell_um_per_px=0.2))
+    assert "scale_doubtful" not in raised(mix(), fields=[*rest, given])
+
+
 def test_coarse_pictures_are_outside_training_whatever_the_scales_source():
     assert "coarser" in raised(mix(), fields=scaled(0.35, 0.35, ScaleSource.RED_CELLS))["scale_doubtful"].text
     assert "scale_doubtful" not in raised(mix(), fields=scaled(0.33, 0.2, ScaleSource.RED_CELLS))

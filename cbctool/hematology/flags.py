@@ -574,7 +574,8 @@ def _poor_quality(evidence: Evidence) -> Finding | None:
     "scale doubtful or outside training",
     "Sizes and crops depend on the scale. Check the microscope's um per pixel.",
     "A given scale or the file's own differs from the one of the slide's red cells by more than the profile's limit, "
-    "or the picture is coarser than the classifier's window needs.",
+    "or the picture is coarser than the classifier's window needs, or a field's red cells give it another scale than "
+    "the rest of the slide.",
     "Red cells are 7.5 um across; the classifier's 28 pixels cover 19 um",
 )
 def _scale_doubtful(evidence: Evidence) -> Finding | None:
@@ -590,9 +591,28 @@ def _scale_doubtful(evidence: Evidence) -> Finding | None:
         if scale.source in (ScaleSource.GIVEN, ScaleSource.METADATA) and not math.isnan(scale.red_cell_um_per_px)
     ]
     difference = 100 * float(np.median(ratios)) if ratios else 0.0
-    if abs(difference) <= limits.scale_disagreement_percent:
+    if abs(difference) > limits.scale_disagreement_percent:
+        return Finding(
+            f"The scale in force, {um_per_px:.3f} um/px, is {difference:+.0f} % off the slide's own red cells."
+        )
+    apart = [
+        field
+        for field in evidence.fields
+        if field.quality.fit
+        and field.scale.source is ScaleSource.RED_CELLS
+        and abs(field.scale.um_per_px / um_per_px - 1) > _FIELDS_APART
+    ]
+    if not apart:
         return None
-    return Finding(f"The scale in force, {um_per_px:.3f} um/px, is {difference:+.0f} % off the slide's own red cells.")
+    first = apart[0]
+    return Finding(
+        f"{len(apart)} of {len(scales)} fields at another scale than the rest, {first.name} at "
+        f"{first.scale.um_per_px:.3f} against {um_per_px:.3f} um/px: another objective, or its red cells mislead."
+    )
+
+
+_FIELDS_APART = 0.25
+"""The scale of one field of BCCD in 281 is 0.24 off the median of all; one of ALL-IDB1, by another objective, 0.53."""
 
 
 @_rule(
