@@ -69,6 +69,7 @@ class BackgroundOptions:
 
 
 _FULL_SCALE = 254.0
+"""Level from which a channel of the background is taken for clipped; JPEG moves white by one."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -152,7 +152,7 @@ def segment(
     if colourless:
         _log.info("a grey picture: nuclei are told by density alone, and neither drawings nor precipitate are told")
     else:
-        colour = red_cell_colour(density, options.min_od, sample_px=5000)  # only whether red cells are seen in red
+        colour = red_cell_colour(density, options.min_od, sample_px=5000)  # only how they absorb red
         drawn, drawn_reasons = find_drawn(rgb, density, colour, um, options.artefacts)
     del rgb, small  # the largest arrays of all
     if drawn_reasons:
