@@ -1,8 +1,9 @@
 """Mean and spread of the classifier over trainings that differ in their seed, as a Markdown table.
 
-``python scripts/score_seeds.py --data DATA SEED0.safetensors SEED1.safetensors ...`` scores each weights file on rebuilt
-BloodMNIST's test split, as ``cbctool validate --bloodmnist`` does; with ``--cells CROPS.npz``, cut by
-``scripts/check_classifier.py --split train --cache CROPS.npz``, also on BCCD's and ALL-IDB1's cells.
+``python scripts/score_seeds.py --data DATA SEED0.safetensors ...`` scores each weights file on a split of
+rebuilt BloodMNIST, as ``cbctool validate --bloodmnist`` does: on val to choose one, on test once that is done. With
+``--cells CROPS.npz``, cut by ``scripts/check_classifier.py --split train --cache CROPS.npz``, also on BCCD's and
+ALL-IDB1's cells.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("weights", type=Path, nargs="+")
     parser.add_argument("--data", type=Path, required=True, help="folder with bloodmnist/")
+    parser.add_argument("--split", default="test", help="of BloodMNIST")
     parser.add_argument("--cells", type=Path, help="crops of other laboratories (.npz)")
     options = parser.parse_args()
     columns = list(_HOME)
@@ -43,7 +45,7 @@ def main() -> None:
     print("|---" * (len(columns) + 1) + "|")
     rows = []
     for path in options.weights:
-        home = score_bloodmnist(options.data / "bloodmnist" / "bloodmnist.npz", "test", path, "cpu")
+        home = score_bloodmnist(options.data / "bloodmnist" / "bloodmnist.npz", options.split, path, "cpu")
         row = [float(home[name]) for name in _HOME]
         if options.cells is not None:
             abroad = check_classifier.figures(Classifier(path, "cpu"), cut)
