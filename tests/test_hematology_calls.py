@@ -25,7 +25,7 @@ def call(one, cell_class, probability=0.93, unknown=0.1):
     [
         (cell(), CellClass.MONOCYTE, 0.93, 0.1, CellStatus.CLASSIFIED, ""),
         (cell(), CellClass.MONOCYTE, 0.601, 0.5, CellStatus.CLASSIFIED, ""),
-        (cell(), CellClass.MONOCYTE, 0.59, 0.1, CellStatus.UNCLASSIFIED, "low probability"),
+        (cell(), CellClass.MONOCYTE, 0.55, 0.1, CellStatus.UNCLASSIFIED, "low probability"),
         (cell(), CellClass.MONOCYTE, 0.93, 0.51, CellStatus.UNCLASSIFIED, "unlike any trained class"),
         (
             cell(),
@@ -58,9 +58,23 @@ def call(one, cell_class, probability=0.93, unknown=0.1):
 def test_call(one, cell_class, probability, unknown, status, reason):
     found = call(one, cell_class, probability, unknown)
     assert (found.cell_class, found.status, found.reason) == (cell_class, status, reason)
-    assert found.probability == pytest.approx(probability)
+    assert sum(found.probabilities) == pytest.approx(1)
+    assert found.probability == max(found.probabilities)
     assert found.unknown_score == pytest.approx(unknown)
     assert not found.blast_like
+
+
+def test_what_segmentation_saw_weighs_the_probabilities():
+    weights = {CellClass.NEUTROPHIL: 0.36, CellClass.PLATELET: 0.6, CellClass.EOSINOPHIL: 0.04}
+    row = [weights.get(c, 0.0) for c in CLASSES]
+    scores = Scores(np.array([row, row], np.float32), np.array([0.1, 0.1], np.float32))
+    cells = [cell(), cell(kind=CellKind.PLATELET)]
+    nucleated, platelet = call_cells(cells, np.array([0, 1]), scores, WEIGHTS)
+    # 0.6 twentyfold down is 0.03
+    assert (nucleated.cell_class, nucleated.status) == (CellClass.NEUTROPHIL, CellStatus.CLASSIFIED)
+    assert nucleated.probability == pytest.approx(0.36 / 0.43, abs=1e-6)
+    assert (platelet.cell_class, platelet.status) == (CellClass.PLATELET, CellStatus.CLASSIFIED)
+    assert platelet.probability == pytest.approx(0.6 / 0.62, abs=1e-6)
 
 
 def test_calls_are_aligned_with_the_cells_and_red_cells_have_none():
