@@ -561,7 +561,8 @@ def field_tasks(slide: Slide) -> tuple[list[FieldTask], TileMap | None]:
     """
     if not slide.whole_slide:
         return [FieldTask(slide.name, field_name(slide, p), p, slide.um_per_px) for p in slide.paths], None
-    from cbctool.imaging.whole_slide import open_whole_slide, plan_tiles, tile_map
+    from cbctool.imaging.tiles import plan_tiles, tile_map
+    from cbctool.imaging.whole_slide import open_whole_slide
 
     path = slide.paths[0]
     opened = open_whole_slide(path)

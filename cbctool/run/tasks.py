@@ -34,7 +34,7 @@ from cbctool.run.pool import give_back_freed_memory
 
 if TYPE_CHECKING:
     from cbctool.hematology.profile import Profile
-    from cbctool.imaging.whole_slide import Tile
+    from cbctool.imaging.tiles import Tile
     from cbctool.report import ReportStyle
 
 
@@ -99,22 +99,23 @@ def analyse_field_task(task: FieldTask) -> Parcel:
     UnreadableImageError, CalibrationError
         What the user can mend; the slide's other fields go on.
     """
-    from cbctool.imaging import whole_slide
     from cbctool.imaging.field import analyse_field
+    from cbctool.imaging.monolayer import set_aside
     from cbctool.imaging.read import read_field
+    from cbctool.imaging.tiles import keep_owned, read_tile, slide_white
 
     began = time.perf_counter()
     try:
         if task.tile is None:
             picture = read_field(task.path, task.slide, task.name)
         else:
-            picture = whole_slide.read_tile(task.path, task.tile, task.slide, task.given_um_per_px)
+            picture = read_tile(task.path, task.tile, task.slide, task.given_um_per_px)
         decoded = time.perf_counter() - began
         # What is given is the scale of level 0; a tile's picture has that of the level read.
         given = task.given_um_per_px and picture.um_per_px if task.tile else task.given_um_per_px
         result = None
         if task.tile is not None:
-            result = whole_slide.set_aside(picture, given, whole_slide.slide_white(task.path))
+            result = set_aside(picture, given, slide_white(task.path))
         if result is None:
             result = analyse_field(picture, given_um_per_px=given, slide_scale=task.slide_scale)
     except MemoryError:
@@ -122,7 +123,7 @@ def analyse_field_task(task: FieldTask) -> Parcel:
             f"{task.name}: not enough memory to decode it.", "Save it smaller, or use fewer --jobs."
         ) from None
     if task.tile is not None:
-        result = whole_slide.keep_owned(task.tile, result)
+        result = keep_owned(task.tile, result)
     return pack(dataclasses.replace(result, seconds={"decode": decoded, **result.seconds}))
 
 
@@ -204,7 +205,7 @@ def slide_result(evidence: SlideEvidence, context: RunContext) -> SlideResult:
         ]
     um_per_px = statistics.median(summary.scale.um_per_px for summary in fields)
     if evidence.slide.whole_slide:
-        from cbctool.imaging.whole_slide import SEAM_UM, fill_map, seam_twins
+        from cbctool.imaging.tiles import SEAM_UM, fill_map, seam_twins
 
         fields, uses = _monolayer_only(fields)
         if evidence.tiles is not None:
@@ -250,7 +251,7 @@ def _monolayer_only(tiles: list[FieldSummary]) -> tuple[list[FieldSummary], dict
     """Tiles of a whole-slide file with those outside the monolayer marked as unfit, and what became of each by name."""
     import numpy as np
 
-    from cbctool.imaging.whole_slide import choose_monolayer
+    from cbctool.imaging.monolayer import choose_monolayer
 
     uses = choose_monolayer(
         np.array([tile.quality.cell_cover for tile in tiles]),

@@ -24,7 +24,8 @@ with atheris.instrument_imports(include=["cbctool", "tifffile", "PIL"]):
     from cbctool.hematology.profile import load_profile
     from cbctool.imaging.headers import read_header, sniff
     from cbctool.imaging.read import ReadOptions, read_field
-    from cbctool.imaging.whole_slide import is_whole_slide, open_whole_slide, plan_tiles, read_tile
+    from cbctool.imaging.tiles import plan_tiles, read_tile
+    from cbctool.imaging.whole_slide import is_whole_slide, open_whole_slide
     from cbctool.run.discover import clean_name, folder_name, natural_key
     from cbctool.run.sheet import parse_sheet
     from cbctool.run.truth import detect_format, read_differentials, read_truth
