@@ -153,7 +153,10 @@ def _lines(rgb: NDArray[Any], options: ArtefactOptions) -> list[NDArray[Any] | N
         lighter, darker = cv2.max(red, green), cv2.min(red, green)
         lightest = cv2.max(lighter, blue)
         full, spared = cv2.min(darker, blue) <= options.full, lightest >= options.spared
-        for index, found in enumerate((full & spared, (lightest <= options.black) | (lighter <= options.none))):
+        # purple is the stain's own hue, and a camera that boosts saturation makes it pure
+        purple = (green <= options.full) & (red > options.full) & (red < options.spared)
+        pure, opaque = full & spared & ~purple, (lightest <= options.black) | (lighter <= options.none)
+        for index, found in enumerate((pure, opaque)):
             if found.any():
                 mask = masks[index]
                 masks[index] = mask = np.zeros(shape, np.uint8) if mask is None else mask
