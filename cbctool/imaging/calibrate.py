@@ -53,7 +53,9 @@ class BackgroundOptions:
         The surround of an eyepiece is darker than this share of the field's light end in every channel; the darkest
         nuclei of the three sets keep 0.3 in blue.
     surround_share : float
-        A dark border smaller than this share of the picture is left alone (it may be a cell).
+        A dark border smaller than this share of the picture is left alone (it may be a cell), but for the corners.
+    label_share : float
+        White that is found in no more than this share of the tiles was put into the picture: glass lies everywhere.
     local_sigma : float
         Width of the local correction on top of the polynomial, as a share of the longer side.
     blue_kept, stretched_share : float
@@ -72,6 +74,7 @@ class BackgroundOptions:
     ridge: float = 0.0005
     surround_level: float = 0.20
     surround_share: float = 0.01
+    label_share: float = 0.3
     local_sigma: float = 0.10
     blue_kept: float = 0.3
     stretched_share: float = 0.005
@@ -324,15 +327,15 @@ def estimate_background(rgb: Array, options: BackgroundOptions | None = None) ->
     log_levels = np.log(np.maximum(sample, 1).astype(np.float32)).reshape(-1, 3)
     # Haemoglobin and nuclei both absorb green, so green weighs most; red and blue steady it under a cast.
     lightness = log_levels @ np.array([0.25, 0.5, 0.25], np.float32)
-    inside = ~outside.ravel()
+    inside = ~outside & ~_find_label(sample, options)
     basis = _basis(*shape)
 
     grid = max(height, width) / options.grid
     cells = (max(1, min(shape[0], round(height / grid))), max(1, min(shape[1], round(width / grid))))
 
-    coefficients, hue = _fit_tiles(log_levels.reshape(*shape, 3), lightness.reshape(shape), ~outside, options)
+    coefficients, hue = _fit_tiles(log_levels.reshape(*shape, 3), lightness.reshape(shape), inside, options)
     surface = coefficients @ basis
-    candidate = inside
+    candidate = inside = inside.ravel()
     for off_hue in _hue(log_levels).T - hue[:, np.newaxis]:
         candidate = candidate & (np.abs(off_hue) < options.hue)
     is_background, spread = candidate, 0.0
@@ -361,11 +364,20 @@ def _black(sample: Array, levels: Array, inside: Array, options: BackgroundOptio
     if np.count_nonzero(dark) <= least or np.count_nonzero(dark & (3 * blue > kept)) <= 0.25 * np.count_nonzero(dark):
         return 0.0, 0.0, 0.0
     light = (sample / levels)[inside]
-    if np.ptp(light, axis=1).max() < 0.05:  # grey pictures keep no more blue than green
-        return 0.0, 0.0, 0.0
     end = np.partition(light, int(least), axis=0)[int(least)]
-    red, green, blue = np.maximum((np.array(options.dark_end) - end) / (1.0 - end), 0.0).tolist()
-    return red, green, blue
+    red, green, blue = ((np.array(options.dark_end) - end) / (1.0 - end)).tolist()
+    # grey pictures keep no more blue than green, and yellow ink spares red
+    is_grey, is_ink = np.ptp(light, axis=1).max() < 0.05, min(red, green) <= 0.0
+    return (0.0, 0.0, 0.0) if is_grey or is_ink else (red, green, blue)
+
+
+def _find_label(sample: Array, options: BackgroundOptions) -> Array:
+    """Where a picture is white in one place alone: a caption's ground, a glare; (h, w) bool."""
+    white: Array = cv2.inRange(sample, (_FULL_SCALE - 2,) * 3, (255.0,) * 3)
+    tiles = cv2.resize(white, (8, 8), interpolation=cv2.INTER_AREA) > 0.1 * 255
+    if not tiles.any() or tiles.mean() > options.label_share:
+        return np.zeros(white.shape, bool)
+    return np.asarray(cv2.dilate(white, np.ones((3, 3), np.uint8)) > 0)
 
 
 def find_surround(rgb: Array, options: BackgroundOptions | None = None) -> Array:
@@ -391,10 +403,11 @@ def find_surround(rgb: Array, options: BackgroundOptions | None = None) -> Array
         return nothing
     _, labels, stats, _ = cv2.connectedComponentsWithStats(dark, connectivity=4)
     border = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
+    corners = labels[[0, 0, -1, -1], [0, -1, 0, -1]]  # where a wide eyepiece leaves little black
     large = [
         label
         for label in np.unique(border)
-        if label != 0 and stats[label, cv2.CC_STAT_AREA] >= options.surround_share * dark.size
+        if label != 0 and (label in corners or stats[label, cv2.CC_STAT_AREA] >= options.surround_share * dark.size)
     ]
     if not large:
         return nothing
