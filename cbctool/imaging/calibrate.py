@@ -82,7 +82,11 @@ class BackgroundOptions:
 
 
 _FULL_SCALE = 254.0
-"""Level from which a channel of the background is taken for clipped; JPEG moves white by one."""
+"""Level from which a pixel is taken for clipped; JPEG moves white by one."""
+
+_CLIPPED = 0.75
+"""Share of the background at full scale from which a channel is clipped: 0.4 to 0.5 on BCCD, PBC and ALL-IDB1 where
+their white is just at full scale, 0.7 to 0.9 at 1.03 times that, which moves no scale by more than 2 %."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,6 +109,8 @@ class Background:
         Scatter (sigma) of the background's density.
     black : tuple of float
         Share of the background's light (R, G, B) that the camera shows as black: 0 but where it stretched its levels.
+    clipped : tuple of float
+        Share of the background that is at full scale (R, G, B), where its true level is not known.
     """
 
     height_px: int
@@ -115,16 +121,16 @@ class Background:
     cover: float
     noise: float
     black: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    clipped: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     @cached_property
     def has_surround(self) -> bool:
         """Whether part of the picture is not field."""
         return bool(self.surround_small.any())
 
-    @property
-    def blue_clipped(self) -> bool:
-        """Whether the background reaches full scale in blue, so that its true level there is not known."""
-        return self.white_level[2] >= _FULL_SCALE
+    def is_clipped(self, channel: int) -> bool:
+        """Whether the background is at full scale in a channel (0 red, 1 green, 2 blue)."""
+        return self.clipped[channel] > _CLIPPED
 
     def surround(self, height: int | None = None, width: int | None = None) -> Array:
         """Mask of what is not field, (height, width) bool; by default at the size of the field."""
@@ -353,7 +359,9 @@ def estimate_background(rgb: Array, options: BackgroundOptions | None = None) ->
     darker = inside & (lightness - surface < -max(2.5 * spread, 0.04))
     cover = float(darker.sum()) / max(1, int(inside.sum()))
     black = _black(sample, cv2.resize(levels, shape[::-1]), ~outside, options)
-    return Background(height, width, levels, outside, (red, green, blue), cover, spread, black)
+    ground = sample.reshape(-1, 3)[is_background]
+    clipped = np.count_nonzero(ground >= _FULL_SCALE, axis=0) / max(1, len(ground))
+    return Background(height, width, levels, outside, (red, green, blue), cover, spread, black, tuple(clipped.tolist()))
 
 
 def _black(sample: Array, levels: Array, inside: Array, options: BackgroundOptions) -> tuple[float, float, float]:
@@ -575,8 +583,20 @@ class RedCellOptions:
         a clipped blue channel, lowers all of them by up to 0.5: where the upper quartile of what absorbs is low
         itself, what lies ``purple_below`` under it is purple. Not where so little of the field is covered that it
         may be platelets alone.
-    min_density, max_red_density : float
-        Green density that a body must have at least; red density that haemoglobin never reaches (natural logarithms).
+    min_density : float
+        Density that a body's outline must have at least (natural logarithm).
+    max_red_density, max_green_density : float
+        Densities that the haemoglobin of one cell never reaches: in green it has 0.1 to 0.4 on the three sets.
+    channel, clearer : int, float
+        In which outlines are read: green, which haemoglobin absorbs well and lenses draw best. Blue where green is
+        clipped and blue less so, by this share of the background.
+    usual_density, usual_blue_density, lost : float
+        Where the background is clipped, a constant is lacking from all densities, the outline is that of what is left,
+        and the diameter is too small: by ``lost`` times the share of the density that is lacking, on BCCD, PBC and
+        ALL-IDB1 alike, exposed 1.03 to 1.2 times over. They have 0.2, 0.28 and 0.2 in green, two thirds
+        of it in blue; the share is told from the usual density.
+    clipped_cover : float
+        There, where less than this share of the field is still covered, a few round bodies are nuclei and pieces.
     elongation : float
         A radius this much longer than a cell's short ones runs on into a neighbour.
     min_cells, enough_cells, many_cells : int
@@ -612,6 +632,13 @@ class RedCellOptions:
     purple_cover: float = 0.2
     min_density: float = 0.03
     max_red_density: float = 0.5
+    max_green_density: float = 0.9
+    channel: int = 1
+    clearer: float = 0.05
+    usual_density: float = 0.25
+    usual_blue_density: float = 0.17
+    lost: float = 0.125
+    clipped_cover: float = 0.3
     elongation: float = 1.25
     min_cells: int = 3
     enough_cells: int = 4
@@ -660,6 +687,9 @@ def estimate_scale(
         None if there are too few red cells with a free outline to tell.
     """
     options, rgb = options or RedCellOptions(), Pyramid.of(rgb)
+    _, green, blue = background.clipped if background else (0.0, 0.0, 0.0)
+    if green > _CLIPPED and blue < green - options.clearer:
+        options = replace(options, channel=2, usual_density=options.usual_blue_density)
     zoom = _search(rgb, options, background, near_um_per_px)
     if zoom is None:
         return None
@@ -682,6 +712,12 @@ def estimate_scale(
     # to agree prove little; half an outline proves half as much as a whole one.
     sigma = max(0.06, 1.4826 * float(np.median(np.abs(diameters - diameter))) / diameter)
     uncertainty = math.hypot(1.2533 * sigma / math.sqrt(float(cells.free.sum())), options.systematic)
+    if background and background.is_clipped(options.channel):
+        bare = background.cover < options.clipped_cover and seen < options.many_cells
+        if bare or cells.share < options.enough_area:
+            return None
+        lacking = options.lost * max(0.0, 1.0 - cells.density / options.usual_density)
+        diameter, uncertainty = diameter * (1.0 + lacking), math.hypot(uncertainty, lacking)
     if uncertainty > options.max_uncertainty:
         return None
     return RedCellScale(RED_CELL_UM / (diameter * options.margin), uncertainty, seen)
@@ -689,12 +725,13 @@ def estimate_scale(
 
 class _RedCells(NamedTuple):
     """Red cells whose outlines can be seen: diameters in pixels of the field, free share of each outline, the share of
-    the body's area that they are, and which cannot be a piece of a ring."""
+    the body's area that they are, which cannot be a piece of a ring, and the median density of all bodies."""
 
     diameters: Array
     free: Array
     share: float
     whole: Array
+    density: float
 
     def tell(self, options: RedCellOptions) -> bool:
         """Whether they are enough for a scale: two at least, and half of them, beyond doubt."""
@@ -702,7 +739,7 @@ class _RedCells(NamedTuple):
         return enough and bool(np.count_nonzero(self.whole) >= max(2, 0.5 * len(self.whole)))
 
 
-_NO_CELLS = _RedCells(np.empty(0), np.empty(0), 0.0, np.empty(0, bool))
+_NO_CELLS = _RedCells(np.empty(0), np.empty(0), 0.0, np.empty(0, bool), 0.0)
 
 
 def _search(
@@ -740,9 +777,11 @@ def _red_cells(rgb: Pyramid, zoom: float, options: RedCellOptions, background: B
     another, nor where the picture ends. A cell counts that shows enough of a circle.
     """
     small, zoom = _looked_at(rgb, zoom, options.window_px, background)
-    body = _body(small, options)
-    if body is None:
+    smooth = cv2.GaussianBlur(small, (3, 3), 0)
+    level = _outline_level(smooth, options)
+    if level is None:
         return _NO_CELLS
+    body = _body(smooth, level, options)
     height, width = body.shape
     radius = options.cell_px / 2
     depth = cv2.distanceTransform(body, cv2.DIST_L2, cv2.DIST_MASK_5)
@@ -755,7 +794,7 @@ def _red_cells(rgb: Pyramid, zoom: float, options: RedCellOptions, background: B
     high, wide = near.shape[:2]
     middle = near[np.minimum(y // 2, high - 1), np.minimum(x // 2, wide - 1)]
     red, green, blue = -np.log(np.maximum(middle, 1.0) / 255.0).T
-    is_red = red < options.max_red_density
+    is_red = (red < options.max_red_density) & (green < options.max_green_density)
     if not is_red.any():
         return _NO_CELLS
     mask = cv2.resize(body, (wide, high), interpolation=cv2.INTER_NEAREST)
@@ -770,7 +809,8 @@ def _red_cells(rgb: Pyramid, zoom: float, options: RedCellOptions, background: B
         & (scatter < 0.5 * options.irregular * diameter)
     )
     covered = float((math.pi / 4 * diameter[chosen] ** 2).sum()) / max(1, cv2.countNonZero(body))
-    return _RedCells(diameter[chosen] / zoom, free[chosen], covered, ~is_strip[chosen])
+    density = -math.log(level / 255.0) / options.outline
+    return _RedCells(diameter[chosen] / zoom, free[chosen], covered, ~is_strip[chosen], density)
 
 
 _DENSITY_OF_LEVEL = -np.log(np.maximum(np.arange(256, dtype=np.float32), 1.0) / 255.0)
@@ -789,13 +829,10 @@ def _purple(small: Array, body: Array, options: RedCellOptions) -> float:
     return min(options.purple, float(np.partition(hues, upper)[upper]) - options.purple_below)
 
 
-def _body(small: Array, options: RedCellOptions) -> Array | None:
-    """Mask (h, w) uint8 of what is darker than the background, pale middles of cells included (None if nothing)."""
-    small = cv2.GaussianBlur(small, (3, 3), 0)
-    level = _outline_level(small, options)
-    if level is None:
-        return None
-    body = cv2.threshold(cv2.extractChannel(small, 1), math.ceil(level) - 1, 1, cv2.THRESH_BINARY_INV)[1]
+def _body(smooth: Array, level: float, options: RedCellOptions) -> Array:
+    """Mask (h, w) uint8 of what is darker than a level, pale middles of cells included."""
+    plane = cv2.extractChannel(smooth, options.channel)
+    body = cv2.threshold(plane, math.ceil(level) - 1, 1, cv2.THRESH_BINARY_INV)[1]
     return fill_holes(body, math.ceil(options.hole * math.pi / 4 * options.cell_px**2) - 1)
 
 
@@ -885,10 +922,10 @@ def _looked_at(rgb: Pyramid, zoom: float, window_px: int, background: Background
 
 
 def _outline_level(small: Array, options: RedCellOptions) -> float | None:
-    """Green level of the outlines of red cells: a share of the median density of what lies inside (None if nothing)."""
+    """Level of the outlines of red cells: a share of the median density of what lies inside (None if nothing)."""
     sample = small[::2, ::2]
-    green = sample[..., 1][sample[..., 0] > 255 * math.exp(-options.max_red_density)]
-    total = np.cumsum(np.bincount(green, minlength=256)).tolist()  # from dark to light
+    seen = sample[..., options.channel][sample[..., 0] > 255 * math.exp(-options.max_red_density)]
+    total = np.cumsum(np.bincount(seen, minlength=256)).tolist()  # from dark to light
     threshold = options.min_density
     for _ in range(8):
         lightest = math.ceil(255.0 * math.exp(-threshold)) - 1
