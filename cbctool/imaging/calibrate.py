@@ -359,9 +359,9 @@ def estimate_background(rgb: Array, options: BackgroundOptions | None = None) ->
     darker = inside & (lightness - surface < -max(2.5 * spread, 0.04))
     cover = float(darker.sum()) / max(1, int(inside.sum()))
     black = _black(sample, cv2.resize(levels, shape[::-1]), ~outside, options)
-    ground = sample.reshape(-1, 3)[is_background]
-    clipped = np.count_nonzero(ground >= _FULL_SCALE, axis=0) / max(1, len(ground))
-    return Background(height, width, levels, outside, (red, green, blue), cover, spread, black, tuple(clipped.tolist()))
+    full = cv2.threshold(sample, _FULL_SCALE - 1, 1, cv2.THRESH_BINARY)[1]
+    clipped = cv2.mean(full, is_background.reshape(shape).view(np.uint8))[:3]
+    return Background(height, width, levels, outside, (red, green, blue), cover, spread, black, clipped)
 
 
 def _black(sample: Array, levels: Array, inside: Array, options: BackgroundOptions) -> tuple[float, float, float]:
