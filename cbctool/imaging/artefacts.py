@@ -349,8 +349,9 @@ def find_precipitate(
     peak_red, peak_green = _means(red, size, densest), _means(green, size, densest)
     bluest = max(options.granule_red, options.bluer * hue)
     blue_black = peak_red > np.maximum(options.granule_red_od * DENSITY_UNIT, bluest * peak_green)
-    granules = (contrast > options.granule_contrast) | blue_black
-    dubious = contrast > options.granule_contrast_near
+    is_purple = peak_red < hue * peak_green  # redder than the nuclei: a platelet, however steep the camera's curve
+    granules = ((contrast > options.granule_contrast) & ~is_purple) | blue_black
+    dubious = (contrast > options.granule_contrast_near) & ~is_purple
     if granules.any() and dubious.any():
         is_granule, windows = np.append(False, granules), part_windows(platelets)
         reach = math.ceil(options.granule_near_um / um)
