@@ -36,7 +36,8 @@ class ArtefactOptions:
     ----------
     full, spared : int
         Grey levels: a drawn colour reaches ``spared`` in one channel while another is at or below ``full``. Nuclei as
-        dark as that hold their blue below 200 (PBC), 230 where much eosin is in them (ALL-IDB1, green by 1.2).
+        dark as that hold their blue below 200 (PBC), 230 where much eosin is in them (ALL-IDB1, green by 1.2); more
+        where a camera boosts saturation, so that purple, the stain's own hue, is no drawn colour.
     black, none : int
         Grey level that no channel exceeds in opaque bodies (density 1.05), or that neither red nor green does in navy
         ink. Red and green of a nucleus fall to 10 where the stain is rich or the camera's curve steep; blue, at a
@@ -64,7 +65,8 @@ class ArtefactOptions:
         Larger strokes are of a pen: a square of 45 um, twice the largest leukocyte.
     granule_contrast : float
         Standard deviation over mean of the red density in a body: dye without cytoplasm is black at its centre. 99 % of
-        PBC's platelets have less than 0.64.
+        PBC's platelets have less than 0.64. What is redder than the nuclei is a platelet all the same: a steep curve of
+        the camera raises its contrast to 0.8.
     granule_contrast_near, granule_near_um : float
         The same within this distance of a granule: precipitate lies in heaps. Three in four of PBC's platelets have
         less than 0.5.
@@ -349,7 +351,7 @@ def find_precipitate(
     peak_red, peak_green = _means(red, size, densest), _means(green, size, densest)
     bluest = max(options.granule_red, options.bluer * hue)
     blue_black = peak_red > np.maximum(options.granule_red_od * DENSITY_UNIT, bluest * peak_green)
-    is_purple = peak_red < hue * peak_green  # redder than the nuclei: a platelet, however steep the camera's curve
+    is_purple = peak_red < hue * peak_green
     granules = ((contrast > options.granule_contrast) & ~is_purple) | blue_black
     dubious = (contrast > options.granule_contrast_near) & ~is_purple
     if granules.any() and dubious.any():
