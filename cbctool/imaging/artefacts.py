@@ -70,6 +70,8 @@ class ArtefactOptions:
     granule_contrast_near, granule_near_um : float
         The same within this distance of a granule: precipitate lies in heaps. Three in four of PBC's platelets have
         less than 0.5.
+    nuclear_hue : float
+        Red over green density of nuclei, where a field shows none: PBC's have 0.57 to 0.69.
     granule_red, granule_red_od : float
         Red over green density, and red density, of the densest tenth: blue-black, where no platelet of PBC has both.
     bluer : float
@@ -102,6 +104,7 @@ class ArtefactOptions:
     granule_contrast: float = 0.66
     granule_contrast_near: float = 0.5
     granule_near_um: float = 5.0
+    nuclear_hue: float = 0.6
     granule_red: float = 0.85
     bluer: float = 1.12
     granule_red_od: float = 0.3
@@ -351,7 +354,7 @@ def find_precipitate(
     peak_red, peak_green = _means(red, size, densest), _means(green, size, densest)
     bluest = max(options.granule_red, options.bluer * hue)
     blue_black = peak_red > np.maximum(options.granule_red_od * DENSITY_UNIT, bluest * peak_green)
-    is_purple = peak_red < hue * peak_green
+    is_purple = peak_red < (hue or options.nuclear_hue) * peak_green
     granules = ((contrast > options.granule_contrast) & ~is_purple) | blue_black
     dubious = (contrast > options.granule_contrast_near) & ~is_purple
     if granules.any() and dubious.any():
