@@ -294,7 +294,9 @@ def validate(
     ] = None,
     insult: Annotated[
         str | None,
-        typer.Option(help="Judge again after gains, gamma, stain, resize, blur or jpeg (or one setting: gamma:0.8)."),
+        typer.Option(
+            help="Judge again after gains, gamma, stain, resize, blur, jpeg or camera (or one setting: gamma:0.8)."
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder for JSON, CSV and a PDF with pictures of the mistakes.")

@@ -88,6 +88,10 @@ GOALS = (
 
 INSULTED = ("BCCD", "PBC", "ALL-IDB1")
 MOST_LOST = 0.02
+CAMERA = (
+    "A camera is told by the share of pixels clipped at either end (auto levels), the factor on the saturation, the "
+    "amount of sharpening, the sigma of the noise in grey levels, and the quality of the JPEG."
+)
 
 CAVEATS = (
     "BCCD's original boxes miss about 40 % of the red cells and a quarter of the platelets. Precision and counts "
@@ -277,7 +281,8 @@ def insult_lines(rows: list[tuple[str, InsultKind, dict[str, Any]]], every: int)
         settings = "; ".join(" ".join(f"{v:g}" for v in s) for s in figures["settings"])
         cells = f"{lost['recall']:+.3f} | {lost['precision']:+.3f} | {'yes' if kept else '**no**'} | {told}"
         lines.append(f"| {name} | {kind} | {settings} | {cells} |")
-    lines += ["", "Command: the one above with ` --insult gains` (`gamma`, `stain`, `resize`, `blur`, `jpeg`).", ""]
+    kinds = ", ".join(f"`{kind}`" for kind in list(EXTREMES)[1:])
+    lines += ["", prose(f"Command: the one above with ` --insult gains` ({kinds}). {CAMERA}"), ""]
     return lines
 
 

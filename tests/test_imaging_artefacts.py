@@ -58,7 +58,16 @@ def test_a_drawn_line_is_an_annotation(colour):
 
 @pytest.mark.parametrize(
     "stain",
-    [(90, 50, 160), (235, 190, 205), (230, 120, 170), (200, 170, 225), (40, 15, 120), (16, 11, 133), (14, 7, 94)],
+    [
+        (90, 50, 160),
+        (235, 190, 205),
+        (230, 120, 170),
+        (200, 170, 225),
+        (40, 15, 120),
+        (16, 11, 133),
+        (14, 7, 94),
+        (90, 0, 250),
+    ],
     ids=str,
 )
 def test_stains_are_not_drawn(stain):
@@ -108,8 +117,20 @@ def test_granules_of_dye_are_black_in_the_middle():
     density[platelets == 2] = (10, 20, 5)
     middle = cv2.GaussianBlur(middle, (0, 0), 2)
     density += (middle / middle.max())[..., np.newaxis] * (150, 140, 40)
-    found = find_precipitate(density.astype(np.uint8), platelets, True, 0.0, UM, OPTIONS)
-    np.testing.assert_array_equal(found, [False, True])
+    for hue in (0.0, 0.7):
+        found = find_precipitate(density.astype(np.uint8), platelets, True, hue, UM, OPTIONS)
+        np.testing.assert_array_equal(found, [False, True])
+
+
+def test_a_platelet_of_high_contrast_that_is_redder_than_nuclei_is_none_of_dye():
+    platelets = cv2.circle(np.zeros((60, 60), np.int32), (30, 30), 7, 1, -1)
+    grain = np.zeros((60, 60), np.float32)
+    grain[30, 30] = 1
+    grain = cv2.GaussianBlur(grain, (0, 0), 2)
+    density = ((grain / grain.max())[..., np.newaxis] * (80, 160, 40)).astype(np.uint8)
+    assert find_precipitate(density, platelets, True, 0.4, UM, OPTIONS).all()
+    for hue in (0.6, 0.0):  # none: of a field without nuclei
+        assert not find_precipitate(density, platelets, True, hue, UM, OPTIONS).any()
 
 
 def test_a_blue_platelet_is_none_of_dye_where_nuclei_are_as_blue():

@@ -122,6 +122,58 @@ def test_a_dark_nucleus_at_the_border_is_no_surround():
     assert not find_surround(rgb).any()
 
 
+def test_the_corners_of_a_wide_eyepiece_are_surround():
+    rgb = smear(shape=(300, 400))
+    for corner in ((0, 0), (399, 299)):
+        cv2.circle(rgb, corner, 30, (8, 8, 8), -1)
+    assert find_surround(rgb)[[0, -1], [0, -1]].all()
+    assert not find_surround(rgb)[150, 200]
+
+
+def test_the_white_ground_of_a_caption_is_not_the_background():
+    rgb = smear()
+    rgb[250:, 250:] = 255
+    background = estimate_background(rgb)
+    assert background.white_level == pytest.approx((210, 212, 205), abs=2.5)
+    assert (background.apply(rgb)[260:, 260:] == 255).all()
+
+
+def stretched(rgb, black):
+    """What a camera shows that takes ``black`` (R, G, B) away and stretches the rest."""
+    black = np.array(black)
+    return np.clip(np.rint((rgb - black) * 255.0 / (255.0 - black)), 0, 255).astype(np.uint8)
+
+
+def smear_with_nuclei():
+    """Two nuclei, each with paler chromatin around the darkest."""
+    rgb = smear(background=(255, 253, 245))
+    for centre in ((80, 100), (280, 200)):
+        cv2.circle(rgb, centre, 30, (110, 70, 165), -1)
+        cv2.circle(rgb, centre, 15, (80, 50, 150), -1)
+    return cv2.GaussianBlur(rgb, (0, 0), 1.5)
+
+
+def test_black_that_a_camera_took_away_is_given_back():
+    rgb = smear_with_nuclei()
+    assert not any(estimate_background(rgb).black)
+    background = estimate_background(stretched(rgb, (85, 55, 152)))
+    assert min(background.black) > 0.1
+    nucleus = background.apply(stretched(rgb, (85, 55, 152)))[100, 80].astype(float)
+    assert nucleus == pytest.approx(np.array([0.45, 0.28, 0.65]) * 255, abs=8)
+
+
+@pytest.mark.parametrize("what", ["text", "yellow text", "grey"])
+def test_what_is_black_for_another_reason_stays(what):
+    rgb = smear_with_nuclei()
+    if what == "grey":
+        rgb = cv2.cvtColor(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+        rgb = stretched(rgb, (85, 85, 85))
+    else:
+        colour = (0, 0, 0) if what == "text" else (255, 255, 0)
+        cv2.putText(rgb, "10 um", (150, 150), cv2.FONT_HERSHEY_SIMPLEX, 2.0, colour, 6)
+    assert not any(estimate_background(rgb).black)
+
+
 def test_window_and_resized_copy_get_the_gain_of_their_place():
     rgb = smear(shape=(400, 600))
     ramp = np.linspace(0.7, 1.0, 600)[None, :, None]
@@ -241,6 +293,46 @@ def test_the_wall_of_a_ring_is_no_red_cell():
     for centre in ((75, 80), (185, 115)):
         cv2.ellipse(rgb, centre, (50, 44), 0, 0, 360, (225, 195, 190), 26, cv2.LINE_AA)
     assert estimate_scale(cv2.GaussianBlur(rgb, (0, 0), 1.5)) is None
+
+
+def exposed(rgb, gains):
+    return np.clip(np.rint(rgb * np.array(gains)), 0, 255).astype(np.uint8)
+
+
+def blurred_smear():
+    """Edges as a lens draws them and rims are rounded, a thirtieth of a cell wide."""
+    rgb = smear(diameter=60, shape=(480, 640), colour=(235, 190, 198), background=(245, 245, 240))
+    return cv2.GaussianBlur(rgb, (0, 0), 2.5)
+
+
+def scale_of(rgb):
+    return estimate_scale(rgb, background=estimate_background(rgb))
+
+
+def test_outlines_are_read_in_blue_where_green_alone_is_clipped():
+    rgb = blurred_smear()
+    right, lifted = scale_of(rgb).um_per_px, exposed(rgb, (0.9, 1.2, 0.9))
+    assert [estimate_background(lifted).is_clipped(channel) for channel in range(3)] == [False, True, False]
+    assert scale_of(lifted).um_per_px == pytest.approx(right, rel=0.02)
+
+
+@pytest.mark.parametrize("gain", [1.1, 1.15])
+def test_an_overexposed_outline_is_set_right_and_less_certain(gain):
+    rgb = blurred_smear()
+    over = exposed(rgb, gain)
+    right, found, as_seen = scale_of(rgb), scale_of(over), estimate_scale(normalise(over).rgb)
+    assert as_seen.um_per_px > 1.04 * right.um_per_px
+    assert abs(found.um_per_px - right.um_per_px) < 0.5 * (as_seen.um_per_px - right.um_per_px)
+    assert found.relative_uncertainty > right.relative_uncertainty + 0.005
+
+
+def test_an_overexposed_picture_that_has_lost_its_red_cells_has_no_scale():
+    rgb = np.full((480, 640, 3), (245, 245, 240), np.uint8)
+    for index in range(5):
+        cv2.circle(rgb, (100 + 110 * index, 100 + 60 * index), 20, (200, 140, 150), -1)
+    rgb = cv2.GaussianBlur(rgb, (0, 0), 2)
+    assert scale_of(rgb) is not None
+    assert scale_of(exposed(rgb, 1.2)) is None
 
 
 def test_one_cell_is_too_few():

@@ -17,7 +17,9 @@ def test_fields_take_the_extremes_in_turn():
     assert parse_insult("gains:0.7,1,1.3").settings == ((0.7, 1.0, 1.3),)
 
 
-@pytest.mark.parametrize("text", ["sepia", "gains:1", "gamma:dark", "resize:0", "blur:"])
+@pytest.mark.parametrize(
+    "text", ["sepia", "gains:1", "gamma:dark", "resize:0", "blur:", "camera:0,1,0,0", "camera:0,-1,0,0,90"]
+)
 def test_insults_that_are_none_are_refused(text):
     with pytest.raises(UsageError, match="--insult"):
         parse_insult(text)
@@ -56,6 +58,37 @@ def test_blur_is_in_pixels_of_the_working_scale():
     # Between 16 % and 84 % an edge blurred by sigma is two sigma wide.
     widths = [int(((row > 0.16 * 255) & (row < 0.84 * 255)).sum()) for row in (narrow, wide)]
     assert widths == [2, 8]
+
+
+def camera(rgb, *setting):
+    return apply_insult(rgb, InsultKind.CAMERA, (*setting, 100.0)).astype(int)
+
+
+def test_a_camera_stretches_levels_to_black_and_white():
+    ramp = np.tile(np.linspace(80, 200, 256).astype(np.uint8)[None, :, None], (64, 1, 3))
+    stretched = camera(ramp, 0.05, 1, 0, 0)
+    assert (stretched[:, 0].max(), stretched[:, -1].min()) == (0, 255)
+    assert stretched[32, 128, 1] == pytest.approx(127, abs=4)
+
+
+def test_a_camera_saturates_colours_and_keeps_hue_and_value():
+    assert camera(np.full((32, 32, 3), (200, 150, 175), np.uint8), 0, 1.5, 0, 0)[16, 16] == pytest.approx(
+        (200, 125, 162), abs=3
+    )
+    assert camera(np.full((32, 32, 3), (200, 20, 110), np.uint8), 0, 1.5, 0, 0)[16, 16] == pytest.approx(
+        (200, 0, 100), abs=4
+    )
+
+
+def test_a_camera_draws_halos_and_noise():
+    edge = np.full((40, 60, 3), 100, np.uint8)
+    edge[:, 30:] = 200
+    sharp = camera(edge, 0, 1, 1.5, 0)[20, :, 1]
+    assert sharp.max() > 220
+    assert sharp.min() < 80
+    # colours at half resolution average the noise of red and blue
+    assert 5 < camera(GREY, 0, 1, 0, 10)[..., 1].std() < 10
+    assert (camera(GREY, 0, 1, 0, 0) == 200).all()
 
 
 @pytest.mark.parametrize("kind", list(InsultKind))

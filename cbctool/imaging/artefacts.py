@@ -36,7 +36,8 @@ class ArtefactOptions:
     ----------
     full, spared : int
         Grey levels: a drawn colour reaches ``spared`` in one channel while another is at or below ``full``. Nuclei as
-        dark as that hold their blue below 200 (PBC), 230 where much eosin is in them (ALL-IDB1, green by 1.2).
+        dark as that hold their blue below 200 (PBC), 230 where much eosin is in them (ALL-IDB1, green by 1.2); more
+        where a camera boosts saturation, so that purple, the stain's own hue, is no drawn colour.
     black, none : int
         Grey level that no channel exceeds in opaque bodies (density 1.05), or that neither red nor green does in navy
         ink. Red and green of a nucleus fall to 10 where the stain is rich or the camera's curve steep; blue, at a
@@ -64,10 +65,13 @@ class ArtefactOptions:
         Larger strokes are of a pen: a square of 45 um, twice the largest leukocyte.
     granule_contrast : float
         Standard deviation over mean of the red density in a body: dye without cytoplasm is black at its centre. 99 % of
-        PBC's platelets have less than 0.64.
+        PBC's platelets have less than 0.64. What is redder than the nuclei is a platelet all the same: a steep curve of
+        the camera raises its contrast to 0.8.
     granule_contrast_near, granule_near_um : float
         The same within this distance of a granule: precipitate lies in heaps. Three in four of PBC's platelets have
         less than 0.5.
+    nuclear_hue : float
+        Red over green density of nuclei, where a field shows none: PBC's have 0.57 to 0.69.
     granule_red, granule_red_od : float
         Red over green density, and red density, of the densest tenth: blue-black, where no platelet of PBC has both.
     bluer : float
@@ -100,6 +104,7 @@ class ArtefactOptions:
     granule_contrast: float = 0.66
     granule_contrast_near: float = 0.5
     granule_near_um: float = 5.0
+    nuclear_hue: float = 0.6
     granule_red: float = 0.85
     bluer: float = 1.12
     granule_red_od: float = 0.3
@@ -153,7 +158,10 @@ def _lines(rgb: NDArray[Any], options: ArtefactOptions) -> list[NDArray[Any] | N
         lighter, darker = cv2.max(red, green), cv2.min(red, green)
         lightest = cv2.max(lighter, blue)
         full, spared = cv2.min(darker, blue) <= options.full, lightest >= options.spared
-        for index, found in enumerate((full & spared, (lightest <= options.black) | (lighter <= options.none))):
+        # purple is the stain's own hue, and a camera that boosts saturation makes it pure
+        purple = (green <= options.full) & (red > options.full) & (red < options.spared)
+        pure, opaque = full & spared & ~purple, (lightest <= options.black) | (lighter <= options.none)
+        for index, found in enumerate((pure, opaque)):
             if found.any():
                 mask = masks[index]
                 masks[index] = mask = np.zeros(shape, np.uint8) if mask is None else mask
@@ -346,8 +354,9 @@ def find_precipitate(
     peak_red, peak_green = _means(red, size, densest), _means(green, size, densest)
     bluest = max(options.granule_red, options.bluer * hue)
     blue_black = peak_red > np.maximum(options.granule_red_od * DENSITY_UNIT, bluest * peak_green)
-    granules = (contrast > options.granule_contrast) | blue_black
-    dubious = contrast > options.granule_contrast_near
+    is_purple = peak_red < (hue or options.nuclear_hue) * peak_green
+    granules = ((contrast > options.granule_contrast) & ~is_purple) | blue_black
+    dubious = (contrast > options.granule_contrast_near) & ~is_purple
     if granules.any() and dubious.any():
         is_granule, windows = np.append(False, granules), part_windows(platelets)
         reach = math.ceil(options.granule_near_um / um)

@@ -53,9 +53,18 @@ class BackgroundOptions:
         The surround of an eyepiece is darker than this share of the field's light end in every channel; the darkest
         nuclei of the three sets keep 0.3 in blue.
     surround_share : float
-        A dark border smaller than this share of the picture is left alone (it may be a cell).
+        A dark border smaller than this share of the picture is left alone (it may be a cell), but for the corners.
+    label_share : float
+        White that is found in no more than this share of the tiles was put into the picture: glass lies everywhere.
     local_sigma : float
         Width of the local correction on top of the polynomial, as a share of the longer side.
+    blue_kept, stretched_share : float
+        Dyes let blue through: the darkest thousandth of 74 fields of BCCD, PBC and ALL-IDB1 keeps 0.47 of the
+        background's. Where more than this share of a field keeps less than ``blue_kept``, in shades and not in black
+        alone as what is drawn, the camera put its black there ("auto levels").
+    dark_end : tuple of float
+        What the darkest ``stretched_share`` keeps of the background (R, G, B) where the camera left black alone:
+        between the medians of BCCD (0.67, 0.46, 0.76) and PBC (0.24, 0.09, 0.56).
     """
 
     sample_px: int = 96
@@ -65,11 +74,19 @@ class BackgroundOptions:
     ridge: float = 0.0005
     surround_level: float = 0.20
     surround_share: float = 0.01
+    label_share: float = 0.3
     local_sigma: float = 0.10
+    blue_kept: float = 0.3
+    stretched_share: float = 0.005
+    dark_end: tuple[float, float, float] = (0.45, 0.28, 0.65)
 
 
 _FULL_SCALE = 254.0
-"""Level from which a channel of the background is taken for clipped; JPEG moves white by one."""
+"""Level from which a pixel is taken for clipped; JPEG moves white by one."""
+
+_CLIPPED = 0.75
+"""Share of the background at full scale from which a channel is clipped: 0.4 to 0.5 on BCCD, PBC and ALL-IDB1 where
+their white is just at full scale, 0.7 to 0.9 at 1.03 times that, which moves no scale by more than 2 %."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,6 +107,10 @@ class Background:
         Share of the field that is not background, i.e. that cells cover, 0-1.
     noise : float
         Scatter (sigma) of the background's density.
+    black : tuple of float
+        Share of the background's light (R, G, B) that the camera shows as black: 0 but where it stretched its levels.
+    clipped : tuple of float
+        Share of the background that is at full scale (R, G, B), where its true level is not known.
     """
 
     height_px: int
@@ -99,16 +120,17 @@ class Background:
     white_level: tuple[float, float, float]
     cover: float
     noise: float
+    black: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    clipped: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     @cached_property
     def has_surround(self) -> bool:
         """Whether part of the picture is not field."""
         return bool(self.surround_small.any())
 
-    @property
-    def blue_clipped(self) -> bool:
-        """Whether the background reaches full scale in blue, so that its true level there is not known."""
-        return self.white_level[2] >= _FULL_SCALE
+    def is_clipped(self, channel: int) -> bool:
+        """Whether the background is at full scale in a channel (0 red, 1 green, 2 blue)."""
+        return self.clipped[channel] > _CLIPPED
 
     def surround(self, height: int | None = None, width: int | None = None) -> Array:
         """Mask of what is not field, (height, width) bool; by default at the size of the field."""
@@ -145,6 +167,8 @@ class Background:
             gains = self._window(gains, *window)
             outside = self._window(self.surround_small.astype(np.uint8), *window) if self.has_surround else None
         flat = np.asarray(cv2.multiply(rgb, gains, scale=1.0 / unit))
+        if any(self.black):
+            flat = np.asarray(cv2.LUT(flat, self._lifted))
         if outside is not None:
             flat[outside > 0] = 255
         return flat
@@ -155,6 +179,12 @@ class Background:
         gain = 255.0 / self.levels
         unit = 255.0 / float(gain.max())
         return np.rint(gain * unit).astype(np.uint8), unit
+
+    @cached_property
+    def _lifted(self) -> Array:
+        """What each level was before the camera took its black away, (1, 256, 3) uint8."""
+        black, share = np.array(self.black), np.arange(256)[np.newaxis, :, np.newaxis] / 255.0
+        return np.rint(255.0 * (black + (1.0 - black) * share)).astype(np.uint8)
 
     def _window(self, coarse: Array, row0: float, col0: float, scale: float, height: int, width: int) -> Array:
         """A coarse map (h, w) or (h, w, C) of the whole field, interpolated over one window of it.
@@ -303,15 +333,15 @@ def estimate_background(rgb: Array, options: BackgroundOptions | None = None) ->
     log_levels = np.log(np.maximum(sample, 1).astype(np.float32)).reshape(-1, 3)
     # Haemoglobin and nuclei both absorb green, so green weighs most; red and blue steady it under a cast.
     lightness = log_levels @ np.array([0.25, 0.5, 0.25], np.float32)
-    inside = ~outside.ravel()
+    inside = ~outside & ~_find_label(sample, options)
     basis = _basis(*shape)
 
     grid = max(height, width) / options.grid
     cells = (max(1, min(shape[0], round(height / grid))), max(1, min(shape[1], round(width / grid))))
 
-    coefficients, hue = _fit_tiles(log_levels.reshape(*shape, 3), lightness.reshape(shape), ~outside, options)
+    coefficients, hue = _fit_tiles(log_levels.reshape(*shape, 3), lightness.reshape(shape), inside, options)
     surface = coefficients @ basis
-    candidate = inside
+    candidate = inside = inside.ravel()
     for off_hue in _hue(log_levels).T - hue[:, np.newaxis]:
         candidate = candidate & (np.abs(off_hue) < options.hue)
     is_background, spread = candidate, 0.0
@@ -328,7 +358,34 @@ def estimate_background(rgb: Array, options: BackgroundOptions | None = None) ->
     red, green, blue = _middle(levels.reshape(-1, 3)).tolist()
     darker = inside & (lightness - surface < -max(2.5 * spread, 0.04))
     cover = float(darker.sum()) / max(1, int(inside.sum()))
-    return Background(height, width, levels, outside, (red, green, blue), cover, spread)
+    black = _black(sample, cv2.resize(levels, shape[::-1]), ~outside, options)
+    full = cv2.threshold(sample, _FULL_SCALE - 1, 1, cv2.THRESH_BINARY)[1]
+    clipped = cv2.mean(full, is_background.reshape(shape).view(np.uint8))[:3]
+    return Background(height, width, levels, outside, (red, green, blue), cover, spread, black, clipped)
+
+
+def _black(sample: Array, levels: Array, inside: Array, options: BackgroundOptions) -> tuple[float, float, float]:
+    """Share of the background's light (R, G, B) that a camera which stretched its levels shows as black; else 0."""
+    blue, kept = sample[..., 2], options.blue_kept * levels[..., 2]
+    least = options.stretched_share * np.count_nonzero(inside)
+    dark = (blue < kept) & inside
+    if np.count_nonzero(dark) <= least or np.count_nonzero(dark & (3 * blue > kept)) <= 0.25 * np.count_nonzero(dark):
+        return 0.0, 0.0, 0.0
+    light = (sample / levels)[inside]
+    end = np.partition(light, int(least), axis=0)[int(least)]
+    red, green, blue = ((np.array(options.dark_end) - end) / (1.0 - end)).tolist()
+    # grey pictures keep no more blue than green, and yellow ink spares red
+    is_grey, is_ink = np.ptp(light, axis=1).max() < 0.05, min(red, green) <= 0.0
+    return (0.0, 0.0, 0.0) if is_grey or is_ink else (red, green, blue)
+
+
+def _find_label(sample: Array, options: BackgroundOptions) -> Array:
+    """Where a picture is white in one place alone: a caption's ground, a glare; (h, w) bool."""
+    white: Array = cv2.inRange(sample, (_FULL_SCALE - 2,) * 3, (255.0,) * 3)
+    tiles = cv2.resize(white, (8, 8), interpolation=cv2.INTER_AREA) > 0.1 * 255
+    if not tiles.any() or tiles.mean() > options.label_share:
+        return np.zeros(white.shape, bool)
+    return np.asarray(cv2.dilate(white, np.ones((3, 3), np.uint8)) > 0)
 
 
 def find_surround(rgb: Array, options: BackgroundOptions | None = None) -> Array:
@@ -354,10 +411,11 @@ def find_surround(rgb: Array, options: BackgroundOptions | None = None) -> Array
         return nothing
     _, labels, stats, _ = cv2.connectedComponentsWithStats(dark, connectivity=4)
     border = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
+    corners = labels[[0, 0, -1, -1], [0, -1, 0, -1]]  # where a wide eyepiece leaves little black
     large = [
         label
         for label in np.unique(border)
-        if label != 0 and stats[label, cv2.CC_STAT_AREA] >= options.surround_share * dark.size
+        if label != 0 and (label in corners or stats[label, cv2.CC_STAT_AREA] >= options.surround_share * dark.size)
     ]
     if not large:
         return nothing
@@ -525,8 +583,20 @@ class RedCellOptions:
         a clipped blue channel, lowers all of them by up to 0.5: where the upper quartile of what absorbs is low
         itself, what lies ``purple_below`` under it is purple. Not where so little of the field is covered that it
         may be platelets alone.
-    min_density, max_red_density : float
-        Green density that a body must have at least; red density that haemoglobin never reaches (natural logarithms).
+    min_density : float
+        Density that a body's outline must have at least (natural logarithm).
+    max_red_density, max_green_density : float
+        Densities that the haemoglobin of one cell never reaches: in green it has 0.1 to 0.4 on the three sets.
+    channel, clearer : int, float
+        In which outlines are read: green, which haemoglobin absorbs well and lenses draw best. Blue where green is
+        clipped and blue less so, by this share of the background.
+    usual_density, usual_blue_density, lost : float
+        Where the background is clipped, a constant is lacking from all densities, the outline is that of what is left,
+        and the diameter is too small: by ``lost`` times the share of the density that is lacking, on BCCD, PBC and
+        ALL-IDB1 alike, exposed 1.03 to 1.2 times over. They have 0.2, 0.28 and 0.2 in green, two thirds
+        of it in blue; the share is told from the usual density.
+    clipped_cover : float
+        There, where less than this share of the field is still covered, a few round bodies are nuclei and pieces.
     elongation : float
         A radius this much longer than a cell's short ones runs on into a neighbour.
     min_cells, enough_cells, many_cells : int
@@ -562,6 +632,13 @@ class RedCellOptions:
     purple_cover: float = 0.2
     min_density: float = 0.03
     max_red_density: float = 0.5
+    max_green_density: float = 0.9
+    channel: int = 1
+    clearer: float = 0.05
+    usual_density: float = 0.25
+    usual_blue_density: float = 0.17
+    lost: float = 0.125
+    clipped_cover: float = 0.3
     elongation: float = 1.25
     min_cells: int = 3
     enough_cells: int = 4
@@ -610,6 +687,9 @@ def estimate_scale(
         None if there are too few red cells with a free outline to tell.
     """
     options, rgb = options or RedCellOptions(), Pyramid.of(rgb)
+    _, green, blue = background.clipped if background else (0.0, 0.0, 0.0)
+    if green > _CLIPPED and blue < green - options.clearer:
+        options = replace(options, channel=2, usual_density=options.usual_blue_density)
     zoom = _search(rgb, options, background, near_um_per_px)
     if zoom is None:
         return None
@@ -632,6 +712,12 @@ def estimate_scale(
     # to agree prove little; half an outline proves half as much as a whole one.
     sigma = max(0.06, 1.4826 * float(np.median(np.abs(diameters - diameter))) / diameter)
     uncertainty = math.hypot(1.2533 * sigma / math.sqrt(float(cells.free.sum())), options.systematic)
+    if background and background.is_clipped(options.channel):
+        bare = background.cover < options.clipped_cover and seen < options.many_cells
+        if bare or cells.share < options.enough_area:
+            return None
+        lacking = options.lost * max(0.0, 1.0 - cells.density / options.usual_density)
+        diameter, uncertainty = diameter * (1.0 + lacking), math.hypot(uncertainty, lacking)
     if uncertainty > options.max_uncertainty:
         return None
     return RedCellScale(RED_CELL_UM / (diameter * options.margin), uncertainty, seen)
@@ -639,12 +725,13 @@ def estimate_scale(
 
 class _RedCells(NamedTuple):
     """Red cells whose outlines can be seen: diameters in pixels of the field, free share of each outline, the share of
-    the body's area that they are, and which cannot be a piece of a ring."""
+    the body's area that they are, which cannot be a piece of a ring, and the median density of all bodies."""
 
     diameters: Array
     free: Array
     share: float
     whole: Array
+    density: float
 
     def tell(self, options: RedCellOptions) -> bool:
         """Whether they are enough for a scale: two at least, and half of them, beyond doubt."""
@@ -652,7 +739,7 @@ class _RedCells(NamedTuple):
         return enough and bool(np.count_nonzero(self.whole) >= max(2, 0.5 * len(self.whole)))
 
 
-_NO_CELLS = _RedCells(np.empty(0), np.empty(0), 0.0, np.empty(0, bool))
+_NO_CELLS = _RedCells(np.empty(0), np.empty(0), 0.0, np.empty(0, bool), 0.0)
 
 
 def _search(
@@ -690,9 +777,11 @@ def _red_cells(rgb: Pyramid, zoom: float, options: RedCellOptions, background: B
     another, nor where the picture ends. A cell counts that shows enough of a circle.
     """
     small, zoom = _looked_at(rgb, zoom, options.window_px, background)
-    body = _body(small, options)
-    if body is None:
+    smooth = cv2.GaussianBlur(small, (3, 3), 0)
+    level = _outline_level(smooth, options)
+    if level is None:
         return _NO_CELLS
+    body = _body(smooth, level, options)
     height, width = body.shape
     radius = options.cell_px / 2
     depth = cv2.distanceTransform(body, cv2.DIST_L2, cv2.DIST_MASK_5)
@@ -705,7 +794,7 @@ def _red_cells(rgb: Pyramid, zoom: float, options: RedCellOptions, background: B
     high, wide = near.shape[:2]
     middle = near[np.minimum(y // 2, high - 1), np.minimum(x // 2, wide - 1)]
     red, green, blue = -np.log(np.maximum(middle, 1.0) / 255.0).T
-    is_red = red < options.max_red_density
+    is_red = (red < options.max_red_density) & (green < options.max_green_density)
     if not is_red.any():
         return _NO_CELLS
     mask = cv2.resize(body, (wide, high), interpolation=cv2.INTER_NEAREST)
@@ -720,7 +809,8 @@ def _red_cells(rgb: Pyramid, zoom: float, options: RedCellOptions, background: B
         & (scatter < 0.5 * options.irregular * diameter)
     )
     covered = float((math.pi / 4 * diameter[chosen] ** 2).sum()) / max(1, cv2.countNonZero(body))
-    return _RedCells(diameter[chosen] / zoom, free[chosen], covered, ~is_strip[chosen])
+    density = -math.log(level / 255.0) / options.outline
+    return _RedCells(diameter[chosen] / zoom, free[chosen], covered, ~is_strip[chosen], density)
 
 
 _DENSITY_OF_LEVEL = -np.log(np.maximum(np.arange(256, dtype=np.float32), 1.0) / 255.0)
@@ -739,13 +829,10 @@ def _purple(small: Array, body: Array, options: RedCellOptions) -> float:
     return min(options.purple, float(np.partition(hues, upper)[upper]) - options.purple_below)
 
 
-def _body(small: Array, options: RedCellOptions) -> Array | None:
-    """Mask (h, w) uint8 of what is darker than the background, pale middles of cells included (None if nothing)."""
-    small = cv2.GaussianBlur(small, (3, 3), 0)
-    level = _outline_level(small, options)
-    if level is None:
-        return None
-    body = cv2.threshold(cv2.extractChannel(small, 1), math.ceil(level) - 1, 1, cv2.THRESH_BINARY_INV)[1]
+def _body(smooth: Array, level: float, options: RedCellOptions) -> Array:
+    """Mask (h, w) uint8 of what is darker than a level, pale middles of cells included."""
+    plane = cv2.extractChannel(smooth, options.channel)
+    body = cv2.threshold(plane, math.ceil(level) - 1, 1, cv2.THRESH_BINARY_INV)[1]
     return fill_holes(body, math.ceil(options.hole * math.pi / 4 * options.cell_px**2) - 1)
 
 
@@ -835,10 +922,10 @@ def _looked_at(rgb: Pyramid, zoom: float, window_px: int, background: Background
 
 
 def _outline_level(small: Array, options: RedCellOptions) -> float | None:
-    """Green level of the outlines of red cells: a share of the median density of what lies inside (None if nothing)."""
+    """Level of the outlines of red cells: a share of the median density of what lies inside (None if nothing)."""
     sample = small[::2, ::2]
-    green = sample[..., 1][sample[..., 0] > 255 * math.exp(-options.max_red_density)]
-    total = np.cumsum(np.bincount(green, minlength=256)).tolist()  # from dark to light
+    seen = sample[..., options.channel][sample[..., 0] > 255 * math.exp(-options.max_red_density)]
+    total = np.cumsum(np.bincount(seen, minlength=256)).tolist()  # from dark to light
     threshold = options.min_density
     for _ in range(8):
         lightest = math.ceil(255.0 * math.exp(-threshold)) - 1

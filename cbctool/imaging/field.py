@@ -16,10 +16,6 @@ from cbctool.imaging.quality import QualityOptions, assess_field
 from cbctool.imaging.segment import Segmentation, SegmentOptions, segment, working_copy
 from cbctool.records import CellKind, Field, FieldResult, FieldSummary, Scale, ScaleSource
 
-_BURNT, _WHITE = 0.3, 250
-"""Share of a picture at full scale, its background in every channel there, from which the scale by its red cells is
-doubted: PBC exposed 1.3 times over has 0.44 and reads 8 % too large, BCCD with 0.18 reads 1 %."""
-
 _PREVIEW_PX = 1600
 _PREVIEW_QUALITY = 85
 
@@ -108,12 +104,9 @@ def analyse_field(
     clock.lap("preview")
     if segmentation.colourless:
         warnings = (*warnings, f"{field.name}: a grey picture; cells are told by darkness alone, calls are doubtful.")
-    burnt = quality.clipped > _BURNT and min(background.white_level) > _WHITE
-    if burnt and scale.source is ScaleSource.RED_CELLS:
-        told = (
-            f"{field.name}: overexposed, {100 * quality.clipped:.0f} % of it at full white; red cells lack their palest"
-        )
-        warnings = (*warnings, f"{told} parts, and the scale from them is doubtful. Pass --um-per-px.")
+    if background.is_clipped(1) and background.is_clipped(2) and scale.source is ScaleSource.RED_CELLS:
+        told = f"{field.name}: overexposed, its background is at full scale; red cells lack their palest parts, and the"
+        warnings = (*warnings, f"{told} scale from them is doubtful. Pass --um-per-px.")
     summary = FieldSummary(
         name=field.name,
         height_px=height,
@@ -166,7 +159,7 @@ def _segment(
         background.apply(working_copy(level, um_per_px / zoom, options.working_um_per_px)),
         options.working_um_per_px,
         options,
-        background.blue_clipped,
+        background.is_clipped(2),
     )
     height, width = found.azure.shape
     per_row, per_col = pyramid.rgb.shape[0] / height, pyramid.rgb.shape[1] / width

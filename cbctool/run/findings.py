@@ -302,7 +302,7 @@ def _insulted(picture: Field, task: _Task) -> tuple[Field, str]:
 def _masks(rgb: NDArray[Any], um_per_px: float, options: ImagingOptions) -> tuple[NDArray[Any], NDArray[Any]]:
     """Packed masks of nucleated cells and nuclei at the size of the picture: segmentation again, kept this time."""
     normalised = calibrate.normalise(rgb)
-    found: Segmentation = segment(normalised.rgb, um_per_px, options.segment, normalised.background.blue_clipped)
+    found: Segmentation = segment(normalised.rgb, um_per_px, options.segment, normalised.background.is_clipped(2))
     nucleated = np.array([False, *(kind is CellKind.NUCLEATED for kind in found.kinds)])
     cells = nucleated[found.cell_labels]
     return _enlarged_and_packed(cells, rgb.shape), _enlarged_and_packed(found.nuclei & cells, rgb.shape)

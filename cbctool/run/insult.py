@@ -23,6 +23,7 @@ class InsultKind(StrEnum):
     RESIZE = "resize"
     BLUR = "blur"  # Gaussian, sigma in pixels of the working scale of segmentation
     JPEG = "jpeg"  # quality
+    CAMERA = "camera"  # what a camera's own program does: share clipped, saturation, sharpening, noise, quality
 
 
 EXTREMES: Mapping[InsultKind, tuple[tuple[float, ...], ...]] = {
@@ -40,8 +41,20 @@ EXTREMES: Mapping[InsultKind, tuple[tuple[float, ...], ...]] = {
     InsultKind.RESIZE: ((0.5,), (2.0,)),
     InsultKind.BLUR: ((1.0,),),
     InsultKind.JPEG: ((50.0,),),
+    # auto levels, saturated colours, halos and smear of a phone, noise of a dark room, all of them but mildly
+    InsultKind.CAMERA: (
+        (0.01, 1, 0, 0, 95),
+        (0, 1.7, 0, 0, 95),
+        (0, 1, 1.5, 0, 75),
+        (0, 1, 0, 12, 50),
+        (0.002, 1.3, 0.7, 5, 75),
+    ),
 }
-"""The ends of what the project promises to stand: casts and stains of every hue, dark and bright, half and double."""
+"""The ends of what the project promises to stand: casts and stains of every hue, dark and bright, half and double, and
+the programs of cameras."""
+
+_HALO_PX = 2.0
+"""Radius (sigma) of a phone's sharpening, pixels of its picture."""
 
 _WHITE_PERCENTILE = 95.0
 
@@ -59,7 +72,7 @@ class Insult:
 
 
 def parse_insult(text: str) -> Insult:
-    """Read ``NAME`` (all of :data:`EXTREMES`, the fields taking them in turn) or ``NAME:VALUE[,VALUE,VALUE]``.
+    """Read ``NAME`` (all of :data:`EXTREMES`, the fields taking them in turn) or ``NAME:VALUE[,VALUE ...]``.
 
     Raises
     ------
@@ -76,7 +89,8 @@ def parse_insult(text: str) -> Insult:
         setting = tuple(float(v) for v in values.split(","))
     except ValueError:
         setting = ()
-    if len(setting) != len(EXTREMES[kind][0]) or any(v <= 0 for v in setting):
+    least = 0.0 if kind is InsultKind.CAMERA else 1e-9
+    if len(setting) != len(EXTREMES[kind][0]) or not all(v >= least for v in setting):
         example = ",".join(f"{v:g}" for v in EXTREMES[kind][0])
         raise UsageError(f"--insult {text!r}: its value cannot be used.", f"Write for example {kind}:{example}.")
     return Insult(kind, (setting,))
@@ -92,7 +106,9 @@ def apply_insult(
     rgb : (H, W, 3) uint8 array
     kind : InsultKind
     setting : tuple of float
-        One value, or three factors (R, G, B).
+        One value, or three factors (R, G, B). Of a camera: share of the pixels clipped at either end of each channel
+        ("auto levels", 0 for none), factor on the saturation, amount of sharpening after the noise was smeared away,
+        sigma of the noise in grey levels, quality of the JPEG.
     working_px : float
         Pixels of this picture per pixel of the working scale; only a blur asks for it.
 
@@ -117,6 +133,33 @@ def apply_insult(
         return np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA if value < 1 else cv2.INTER_CUBIC))
     if kind is InsultKind.BLUR:
         return np.asarray(cv2.GaussianBlur(rgb, (0, 0), value * working_px))
-    code = cv2.imencode(".jpg", np.ascontiguousarray(rgb[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, round(value)])[1]
+    return _as_jpeg(_through_camera(rgb, *setting[:-1]) if kind is InsultKind.CAMERA else rgb, setting[-1])
+
+
+def _as_jpeg(rgb: NDArray[Any], quality: float) -> NDArray[Any]:
+    """The picture written as JPEG and read again; colours at half resolution, as OpenCV and cameras write them."""
+    code = cv2.imencode(".jpg", np.ascontiguousarray(rgb[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, round(quality)])[1]
     bgr = np.asarray(cv2.imdecode(code, cv2.IMREAD_COLOR))
     return np.ascontiguousarray(bgr[..., ::-1])
+
+
+def _through_camera(
+    rgb: NDArray[Any], clipped: float, saturation: float, sharpening: float, noise: float
+) -> NDArray[Any]:
+    """Noise of the sensor, then denoising and sharpening, colours and levels of the camera's program; uint8."""
+    picture = np.ascontiguousarray(rgb)
+    if noise:
+        grain = np.random.default_rng(0).normal(0.0, noise, rgb.shape)
+        picture = np.clip(np.rint(picture + grain), 0, 255).astype(np.uint8)
+    if sharpening:
+        smooth = cv2.bilateralFilter(picture, 7, 25, 3)
+        halo = cv2.GaussianBlur(smooth, (0, 0), _HALO_PX)
+        picture = np.asarray(cv2.addWeighted(smooth, 1.0 + sharpening, halo, -sharpening, 0.0))
+    if saturation != 1:  # hue and value stay, as in HSV
+        value = picture.max(axis=2, keepdims=True).astype(float)
+        most = value / np.maximum(value - picture.min(axis=2, keepdims=True), 1)
+        picture = np.rint(value - np.minimum(saturation, most) * (value - picture)).astype(np.uint8)
+    if clipped:
+        low, high = np.percentile(picture.reshape(-1, 3), [100 * clipped, 100 * (1 - clipped)], axis=0)
+        picture = np.clip(np.rint((picture - low) * (255.0 / np.maximum(high - low, 1))), 0, 255).astype(np.uint8)
+    return picture
