@@ -225,6 +225,21 @@ def test_evidence_names_the_cells():
     assert flag.text.startswith("9 immature granulocytes: the classifier's own mistakes give up to ")
 
 
+def test_one_cell_is_one_and_a_reviewers_word_is_no_mistake_of_the_classifier():
+    assert raised(blood(erythroblast=1))["nrbc"].text.startswith("1 nucleated red cell: ")
+    confirmed = interpret(SLIDE, [field()], mix(immature_granulocyte=3), WEIGHTS, Profile(), confirmed=True)
+    texts = {flag.code: flag.text for flag in confirmed.flags}
+    assert texts["immature_granulocytes"] == (
+        "3 immature granulocytes in 203 nucleated cells, confirmed by the reviewer."
+    )
+
+
+def test_too_few_tells_of_the_cells_without_a_call():
+    assert "more cells" not in raised(blood(neutrophil=40))["too_few_leukocytes"].text
+    text = raised(blood(neutrophil=40, unclassified=90))["too_few_leukocytes"].text
+    assert text == "40 leukocytes counted, 100 needed: no differential; 90 more cells have no call."
+
+
 def test_possible_says_so():
     text = raised(mix(erythroblast=2))["nrbc_possible"].text
     assert text.startswith("2 possible, see gallery")

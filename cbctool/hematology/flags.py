@@ -40,7 +40,10 @@ from cbctool.records import (
 
 @dataclass(frozen=True)
 class Evidence:
-    """All that a rule may look at; observations are those of fields fit to be counted, without red cells."""
+    """All that a rule may look at; observations are those of fields fit to be counted, without red cells.
+
+    ``confirmed`` says that a person vouches for every call.
+    """
 
     slide: Slide
     fields: Sequence[FieldSummary]
@@ -49,6 +52,7 @@ class Evidence:
     blasts: BlastFinding
     weights: WeightsInfo
     profile: Profile
+    confirmed: bool = False
 
     @property
     def nucleated(self) -> int:
@@ -126,7 +130,7 @@ _BLAST_SOURCE = (
 def _blast_like_predominance(evidence: Evidence) -> Finding | None:
     if not evidence.blasts.predominance:
         return None
-    return Finding(evidence.blasts.text, evidence.blasts.cells)
+    return Finding(evidence.blasts.beside, evidence.blasts.cells)
 
 
 @_rule(
@@ -155,7 +159,7 @@ def _blast_like_possible(evidence: Evidence) -> Finding | None:
     blasts = evidence.blasts
     if blasts.flagged or not blasts.cells:
         return None
-    return Finding(f"{len(blasts.cells)} possible, see gallery: {blasts.text}", blasts.cells)
+    return Finding(blasts.text, blasts.cells)
 
 
 # ----------------------------------------------------------------------------------------------------------- rare cells
@@ -177,14 +181,12 @@ def _rare(evidence: Evidence, rare: CellClass, name: str, present: bool) -> Find
     limit = _rare_limit(evidence, rare)
     if not cells or (len(cells) > limit) is not present:
         return None
-    if present:
-        return Finding(f"{len(cells)} {name}: {_expected_by_mistake(limit, evidence)}.", cells)
-    return Finding(f"{len(cells)} possible, see gallery: {_expected_by_mistake(limit, evidence)}.", cells)
-
-
-def _expected_by_mistake(limit: int, evidence: Evidence) -> str:
+    found = f"{len(cells)} {name}{'' if len(cells) == 1 else 's'}"
+    if evidence.confirmed:
+        return Finding(f"{found} in {evidence.nucleated} nucleated cells, confirmed by the reviewer.", cells)
     nucleated = evidence.differential.leukocytes + evidence.differential.erythroblasts
-    return f"the classifier's own mistakes give up to {limit} in {nucleated} cells (95 %)"
+    by_mistake = f"the classifier's own mistakes give up to {limit} in {nucleated} cells (95 %)"
+    return Finding(f"{found if present else f'{len(cells)} possible, see gallery'}: {by_mistake}.", cells)
 
 
 @_rule(
@@ -196,7 +198,7 @@ def _expected_by_mistake(limit: int, evidence: Evidence) -> str:
     _RARE_SOURCE,
 )
 def _immature_granulocytes(evidence: Evidence) -> Finding | None:
-    return _rare(evidence, CellClass.IMMATURE_GRANULOCYTE, "immature granulocytes", present=True)
+    return _rare(evidence, CellClass.IMMATURE_GRANULOCYTE, "immature granulocyte", present=True)
 
 
 @_rule(
@@ -208,7 +210,7 @@ def _immature_granulocytes(evidence: Evidence) -> Finding | None:
     _RARE_SOURCE,
 )
 def _immature_granulocytes_possible(evidence: Evidence) -> Finding | None:
-    return _rare(evidence, CellClass.IMMATURE_GRANULOCYTE, "immature granulocytes", present=False)
+    return _rare(evidence, CellClass.IMMATURE_GRANULOCYTE, "immature granulocyte", present=False)
 
 
 @_rule(
@@ -220,7 +222,7 @@ def _immature_granulocytes_possible(evidence: Evidence) -> Finding | None:
     _RARE_SOURCE,
 )
 def _nrbc(evidence: Evidence) -> Finding | None:
-    finding = _rare(evidence, CellClass.ERYTHROBLAST, "nucleated red cells", present=True)
+    finding = _rare(evidence, CellClass.ERYTHROBLAST, "nucleated red cell", present=True)
     counts = evidence.differential
     if finding is None or math.isnan(counts.wbc_corrected_10e9_per_l):
         return finding
@@ -237,7 +239,7 @@ def _nrbc(evidence: Evidence) -> Finding | None:
     _RARE_SOURCE,
 )
 def _nrbc_possible(evidence: Evidence) -> Finding | None:
-    return _rare(evidence, CellClass.ERYTHROBLAST, "nucleated red cells", present=False)
+    return _rare(evidence, CellClass.ERYTHROBLAST, "nucleated red cell", present=False)
 
 
 # ----------------------------------------------------------------------------------------------------- the count itself
@@ -255,7 +257,8 @@ def _too_few_leukocytes(evidence: Evidence) -> Finding | None:
     counts, tiers = evidence.differential, evidence.profile.adequacy
     if counts.adequacy not in (Adequacy.NONE, Adequacy.LIMITED):
         return None
-    return Finding(f"{counts.leukocytes} leukocytes counted, {tiers.reportable} needed: {counts.adequacy}.")
+    text = f"{counts.leukocytes} leukocytes counted, {tiers.reportable} needed: {counts.adequacy}"
+    return Finding(f"{text}; {counts.unclassified} more cells have no call." if counts.unclassified else f"{text}.")
 
 
 @_rule(
@@ -264,7 +267,7 @@ def _too_few_leukocytes(evidence: Evidence) -> Finding | None:
     "many unclassified cells",
     "Many nucleated cells have no call. They may be what matters: look at their gallery first.",
     "The exact 95 % interval of their share of all nucleated cells lies above the profile's limit.",
-    "Twice the share that the weights leave open on held-out cells (5 %)",
+    "Three times the share that the weights leave open on held-out cells (3 %)",
 )
 def _many_unclassified(evidence: Evidence) -> Finding | None:
     unclassified, limit = evidence.differential.unclassified, evidence.profile.flags.unclassified_percent
@@ -355,7 +358,7 @@ def _with_own_error(row: DifferentialRow, side: str) -> str:
 
 def _percent_text(row: DifferentialRow) -> str:
     return (
-        f"{cell_name(row.cell_class).capitalize()} {row.percent:.1f} % ({row.ci_low:.1f}-{row.ci_high:.1f}), "
+        f"{cell_name(row.cell_class).capitalize()}s {row.percent:.1f} % ({row.ci_low:.1f}-{row.ci_high:.1f}), "
         f"expected {row.reference_low:g}-{row.reference_high:g} %"
     )
 
@@ -438,7 +441,7 @@ for (_counted, _side), _name in _ABSOLUTE_NAMES.items():
 
 @_rule(
     "no_reference_for_age",
-    Severity.NOTE,
+    Severity.WARNING,
     "no reference interval for this age",
     "The profile has no reference intervals for the age given, so nothing is called high or low.",
     "The slide sheet gives an age that no age band of the profile covers.",
@@ -448,7 +451,7 @@ def _no_reference_for_age(evidence: Evidence) -> Finding | None:
     age = evidence.slide.age_years
     if age is None or evidence.profile.band(age) is not None:
         return None
-    return Finding(f"No reference interval for an age of {age:g} years; the profile can hold one.")
+    return Finding(f"Nothing is called high or low at {age:g} years: compare by hand, or give the profile an age band.")
 
 
 # ---------------------------------------------------------------------------------------- red cells, platelets, smudges

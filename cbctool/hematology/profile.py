@@ -80,7 +80,7 @@ class FlagThresholds(_Section):
         default=10.0,
         ge=0,
         le=100,
-        description="many unclassified: twice the 5 % that the weights leave open on held-out cells",
+        description="many unclassified: three times the 3 % that the weights leave open on held-out cells",
     )
     smudge_per_100_wbc: float = Field(
         default=10.0,
@@ -152,6 +152,12 @@ class ReferenceBand(_Section):
     def holds(self, age_years: float) -> bool:
         """Whether the band covers this age."""
         return self.age_from_years <= age_years and (self.age_to_years is None or age_years < self.age_to_years)
+
+    @property
+    def ages(self) -> str:
+        """The ages it holds for, in words."""
+        until = "" if self.age_to_years is None else f" to under {self.age_to_years:g}"
+        return f"from {self.age_from_years:g}{until} years"
 
 
 def _ordered_interval(interval: Interval) -> Interval:
