@@ -301,6 +301,15 @@ def test_a_field_at_another_scale_than_the_rest_is_named():
     assert "scale_doubtful" not in raised(mix(), fields=[*rest, given])
 
 
+def test_the_thick_and_thin_ends_of_a_whole_slides_film_are_no_poor_pictures():
+    ends = [field(f"e{n}.png", quality=FieldQuality(fit=False, reason="too thick: cells cover 85 %")) for n in range(5)]
+    whole = slide(whole_slide=True)
+    assert "poor_quality" in raised(mix(), fields=[field(), *ends])
+    assert "poor_quality" not in raised(mix(), of=whole, fields=[field(), *ends])
+    text = raised(mix(), of=whole, fields=[*some_unfit(3, 9), *ends])["poor_quality"].text
+    assert text == "3 of 9 fields are not fit to be counted (blurred)."
+
+
 def test_coarse_pictures_are_outside_training_whatever_the_scales_source():
     assert "coarser" in raised(mix(), fields=scaled(0.35, 0.35, ScaleSource.RED_CELLS))["scale_doubtful"].text
     assert "scale_doubtful" not in raised(mix(), fields=scaled(0.33, 0.2, ScaleSource.RED_CELLS))

@@ -559,16 +559,24 @@ def _smudge_cells(evidence: Evidence) -> Finding | None:
     Severity.WARNING,
     "poor image quality",
     "Many fields were not fit to be counted.",
-    "Share of unfit fields (blurred, badly exposed, too crowded, empty) above the profile's limit.",
+    "Share of unfit fields (blurred, badly exposed, too crowded, empty) above the profile's limit; of a whole slide, "
+    "whose film has a thick and a thin end, among the tiles of its monolayer.",
     "cbctool.imaging.quality",
 )
 def _poor_quality(evidence: Evidence) -> Finding | None:
-    unfit = [field for field in evidence.fields if not field.quality.fit]
+    fields = evidence.fields
+    if evidence.slide.whole_slide:
+        fields = [field for field in fields if not field.quality.reason.startswith(_FILM_ENDS)]
+    unfit = [field for field in fields if not field.quality.fit]
     limit = evidence.profile.flags.unfit_fields_percent
-    if not unfit or 100 * len(unfit) / len(evidence.fields) <= limit:
+    if not unfit or 100 * len(unfit) / len(fields) <= limit:
         return None
     reasons = "; ".join(sorted({field.quality.reason for field in unfit if field.quality.reason}))
-    return Finding(f"{len(unfit)} of {len(evidence.fields)} fields are not fit to be counted ({reasons}).")
+    return Finding(f"{len(unfit)} of {len(fields)} fields are not fit to be counted ({reasons}).")
+
+
+_FILM_ENDS = ("too thick", "too thin", "blank")
+"""How the reasons begin for which tiles of a whole slide are no part of its monolayer, however good the picture."""
 
 
 @_rule(
