@@ -307,7 +307,15 @@ def test_the_thick_and_thin_ends_of_a_whole_slides_film_are_no_poor_pictures():
     assert "poor_quality" in raised(mix(), fields=[field(), *ends])
     assert "poor_quality" not in raised(mix(), of=whole, fields=[field(), *ends])
     text = raised(mix(), of=whole, fields=[*some_unfit(3, 9), *ends])["poor_quality"].text
-    assert text == "3 of 9 fields are not fit to be counted (blurred)."
+    assert text == "3 of 9 fields are not fit to be counted: 3 blurred."
+
+
+def test_too_few_cells_at_the_lower_limit_are_chance():
+    # 1 of 200 eosinophils where two are the least: no note; 9 of 600, expected 2-6 %: one
+    assert "eosinophil_borderline" not in raised(blood(neutrophil=120, lymphocyte=70, monocyte=9, eosinophil=1))
+    least = ReferenceBand(percent={CellClass.EOSINOPHIL: (2.0, 6.0)})
+    seen = blood(neutrophil=400, lymphocyte=191, eosinophil=9)
+    assert "eosinophil_borderline" in raised(seen, profile=Profile(reference=(least,)))
 
 
 def test_coarse_pictures_are_outside_training_whatever_the_scales_source():

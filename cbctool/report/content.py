@@ -155,6 +155,11 @@ def _fields_text(result: SlideResult) -> str:
     return text
 
 
+def classified_text(result: SlideResult) -> str:
+    """How many leukocytes were classified."""
+    return f"{_plural(result.differential.leukocytes, 'leukocyte')} classified"
+
+
 def unclassified_text(result: SlideResult) -> str:
     """How many nucleated cells have no call; "" if all have."""
     d = result.differential

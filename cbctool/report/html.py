@@ -92,6 +92,7 @@ def report_html(
             confirmation=confirmation(result),
             facts=content.head_facts(result, style),
             adequacy=content.ADEQUACY_WORDS[result.differential.adequacy],
+            classified=content.classified_text(result),
             unclassified=content.unclassified_text(result),
             flags=[
                 (flag, content.flag_text(flag))

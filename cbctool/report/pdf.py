@@ -34,6 +34,7 @@ from cbctool.report.content import (
     METHOD,
     TOO_FEW,
     chart_key,
+    classified_text,
     error_rows,
     field_rows,
     flag_text,
@@ -233,7 +234,7 @@ def _head(sheet: Sheet, result: SlideResult, style: ReportStyle) -> float:
 def _counted(sheet: Sheet, result: SlideResult, y: float) -> float:
     differential = result.differential
     sheet.box(MARGIN, y, sheet.inner, 24, fill="#F2F2F2")
-    text = f"{differential.leukocytes:,} leukocytes classified"
+    text = classified_text(result)
     sheet.text(MARGIN + 8, y + 16, text, 12, bold=True)
     x = MARGIN + 8 + text_width(text, BOLD, 12) + 10
     sheet.text(x, y + 16, ADEQUACY_WORDS[differential.adequacy], 9.5)
