@@ -123,6 +123,24 @@ def test_the_reference_intervals_and_the_age_stand_on_page_one() -> None:
     assert "no class for blasts, plasma cells or atypical lymphocytes" in text
 
 
+def test_a_long_comment_is_read_on_page_one_and_an_endless_one_is_cut() -> None:
+    result = slide_result(COUNTS)
+    for words in (20, 300):
+        comment = " ".join(f"word{n}" for n in range(words))
+        text = pages(pdf(dataclasses.replace(result, slide=dataclasses.replace(result.slide, comment=comment))))[0]
+        assert "word0 word1" in text
+        assert "word19" in text
+        assert "word299" not in text
+        assert ("…" in text) == (words == 300)
+
+
+def test_platelets_have_the_profiles_interval_beside_them() -> None:
+    result = slide_result(COUNTS, red_cells=100)
+    assert "expected" not in pages(pdf(result))[0]
+    options = {"profile": {"platelets": {"per_1000_red_cells": [27.0, 112.0]}}}
+    assert "expected 27 – 112; 9 counted" in pages(pdf(dataclasses.replace(result, options=options)))[0]
+
+
 def test_rules_that_the_laboratory_has_switched_off_are_not_said_to_be_quiet() -> None:
     result = slide_result(COUNTS, flags=[Flag("blast_like", Severity.CRITICAL, "Blast-like cells", "x.")])
     options = {"profile": {"flags": {"off": ["scale_disagrees"]}}}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from statistics import median
+from typing import Any
 
 from cbctool.records import (
     CLASSES,
@@ -105,10 +106,16 @@ def flag_text(flag: Flag) -> str:
     return flag.text.replace("x10^9/L", "×10⁹/L")
 
 
+def _profile(result: SlideResult, section: str) -> Mapping[str, Any]:
+    """A section of the laboratory's profile, as the options carry it."""
+    found: Mapping[str, Any] = result.options.get("profile", {}).get(section, {})
+    return found
+
+
 def legend(result: SlideResult, rules: Sequence[FlagRule]) -> tuple[list[FlagRule], list[FlagRule], list[FlagRule]]:
     """The rules that were raised, those that were not, and those that the laboratory has switched off."""
     raised = {flag.code for flag in result.flags}
-    off = set(result.options.get("profile", {}).get("flags", {}).get("off", ()))
+    off = set(_profile(result, "flags").get("off", ()))
     return (
         [rule for rule in rules if rule.code in raised],
         [rule for rule in rules if rule.code not in raised | off],
@@ -172,6 +179,7 @@ def panels(result: SlideResult) -> list[tuple[str, str, str]]:
     d = result.differential
     estimate = d.platelet_estimate_10e9_per_l
     counted = d.adequacy is not Adequacy.NONE
+    expected = _profile(result, "platelets").get("per_1000_red_cells")
     return [
         (
             "Nucleated red cells",
@@ -181,8 +189,9 @@ def panels(result: SlideResult) -> list[tuple[str, str, str]]:
         (
             "Platelets",
             f"{number(d.platelets_per_1000_red_cells, 0)} per 1,000 red cells",
-            f"{d.platelets:,} counted, {number(d.platelets_per_mm2, 0)} per mm²"
-            + (f"\nabout {estimate:.0f} ×10⁹/L" if estimate == estimate else ""),
+            (f"expected {expected[0]:g} – {expected[1]:g}; " if expected else "")
+            + f"{d.platelets:,} counted\n{number(d.platelets_per_mm2, 0)} per mm²"
+            + (f", about {estimate:.0f} ×10⁹/L" if estimate == estimate else ""),
         ),
         ("Red cells", f"{d.erythrocytes:,}", "morphology not assessed"),
         (

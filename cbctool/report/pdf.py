@@ -224,11 +224,21 @@ def _head(sheet: Sheet, result: SlideResult, style: ReportStyle) -> float:
     facts = head_facts(result, style)
     y += 15
     column = sheet.inner / 2
-    for i, (name, value) in enumerate(facts):
+    narrow = [fact for fact in facts if text_width(one_line(fact[1]), FONT, 7.5) <= column - 52]
+    for i, (name, value) in enumerate(narrow):
         left, line = MARGIN + (i % 2) * column, y + (i // 2) * 11
         sheet.text(left, line, name, 7.5, colour=GREY)
-        sheet.text(left + 46, line, value, 7.5, width=column - 52)
-    return y + ((len(facts) + 1) // 2) * 11 + 4
+        sheet.text(left + 46, line, value, 7.5)
+    y += ((len(narrow) + 1) // 2) * 11
+    for name, value in facts:
+        if (name, value) not in narrow:  # a long comment has lines of its own
+            lines = wrapped(value, FONT, 7.5, sheet.inner - 52)
+            sheet.text(MARGIN, y, name, 7.5, colour=GREY)
+            for i, text in enumerate(lines[:FACT_LINES]):
+                more = " …" if i == FACT_LINES - 1 and len(lines) > FACT_LINES else ""
+                sheet.text(MARGIN + 46, y, text + more, 7.5)
+                y += 11
+    return y + 4
 
 
 def _counted(sheet: Sheet, result: SlideResult, y: float) -> float:
@@ -241,6 +251,9 @@ def _counted(sheet: Sheet, result: SlideResult, y: float) -> float:
     sheet.text(sheet.width - MARGIN - 8, y + 16, unclassified_text(result), 8, align="right")
     return y + 38
 
+
+FACT_LINES = 3
+"""Lines of a long comment on page 1; HTML has it whole."""
 
 FLAGS_ON_PAGE_1 = 7
 FLAG_LINES = 14
