@@ -122,7 +122,7 @@ class ReferenceBand(_Section):
 
     age_from_years: float = Field(default=0.0, ge=0)
     age_to_years: float | None = Field(default=None, gt=0)
-    source: str = ""
+    source: str = Field(default="", max_length=500)
     percent: dict[CellClass, Interval] = Field(default_factory=dict)
     absolute_10e9_per_l: dict[CellClass, Interval] = Field(default_factory=dict)
 
