@@ -63,6 +63,7 @@ def test_hl7_values_codes_and_status() -> None:
     assert neutrophils[17].startswith("IMAGE-PRECLASS^")
     assert found["38518-7"][5:9] == ["4.8", "%^^UCUM", "0-1", "H"]
     assert found["19048-8"][5] == "2.4"
+    assert found["SMEAR-FLAGS"][2] == "TX", "ST holds 199 characters: too few for a dozen flags"
     assert found["SMEAR-FLAGS"][5] == "immature_granulocytes"
     assert {fields[11] for fields in observations(reviewed()).values()} == {"F"}
     analyser = {"770-8", "736-9", "5905-5", "713-8", "706-2"}

@@ -174,6 +174,13 @@ def test_fields_are_drawn_at_the_size_of_their_cells_with_a_scale_bar(um_per_px:
     assert sum("µm" in text and text.strip()[0].isdigit() and len(text) < 8 for text, *_ in found) >= 6
 
 
+def test_annotations_do_not_leave_their_field() -> None:
+    reader = pypdf.PdfReader(io.BytesIO(pdf(slide_result(COUNTS, fields=4))))
+    page = next(page for page in reader.pages if "Annotated fields" in page.extract_text())
+    drawn = page.get_contents().get_data().split()
+    assert drawn.count(b"W*") == 4, "a clipping path for each field"
+
+
 def test_users_text_is_shown_as_it_is() -> None:
     name = "<b>&amp; 😐 Ω/…\n\udcff" + "x" * 300
     result = slide_result({"neutrophil": 1}, name=name, comment="<font size=99>", field_names=["<i>.png"])
