@@ -452,6 +452,7 @@ class Differential:
     wbc_10e9_per_l: float = math.nan
     wbc_corrected_10e9_per_l: float = math.nan
     platelet_estimate_10e9_per_l: float = math.nan  # only with a lab-calibrated factor
+    reference: str = ""  # for which ages the reference intervals hold, and where they come from
 
 
 @dataclass(frozen=True)

@@ -355,5 +355,5 @@ def slide_result(
         identity="f" * 64,
         device="cpu",
         seconds=1.25,
-        options={"profile": "default"},
+        options={"profile": {"flags": {"off": []}}},
     )

@@ -135,6 +135,25 @@ def test_marks_come_with_reasons_the_most_blast_like_first():
     assert "%" not in finding.text  # never a blast percentage
 
 
+def test_the_finding_says_how_many_normal_blood_gives_and_agrees_with_the_differential():
+    healthy = blood(neutrophil=60, lymphocyte=30)
+    unsure = [
+        replace(o, field="f2.png", prediction=replace(o.prediction, status=CellStatus.UNCLASSIFIED, reason="low"))
+        for o in blood(neutrophil=2)
+    ]
+    _, finding = find_blasts([*healthy, *unsure, *[replace(o, field="f3.png") for o in blood(blasts=1)]], WEIGHTS)
+    assert not finding.flagged
+    assert finding.text.startswith("1 of 93 nucleated cells looks like a blast, normal blood gives up to 4; the most")
+    assert finding.beside.endswith("beside 62 neutrophils (2 of them without a call).")
+
+
+def test_the_finding_of_few_cells_tells_their_evidence():
+    _, finding = find_blasts(blood(blasts=1), WEIGHTS)
+    assert finding.flagged
+    assert "1 of 1 nucleated cells looks like a blast; the nuclei together are unlike normal ones" in finding.text
+    assert "limit 0.5)" in finding.text
+
+
 def test_predominance_wants_more_blast_like_cells_than_neutrophils():
     assert find_blasts(blood(neutrophil=4, lymphocyte=4, blasts=5), WEIGHTS)[1].predominance
     few = find_blasts(blood(neutrophil=6, lymphocyte=4, blasts=5), WEIGHTS)[1]

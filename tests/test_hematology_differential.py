@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from cbctool.hematology import interpret
 from cbctool.hematology.differential import outside
-from cbctool.hematology.profile import Platelets, Profile
+from cbctool.hematology.profile import Platelets, Profile, ReferenceBand
 from cbctool.records import (
     LEUKOCYTES,
     Adequacy,
@@ -123,6 +123,28 @@ def test_a_child_gets_no_adult_reference():
     row = counted(blood(neutrophil=10, lymphocyte=90), replace(SLIDE, age_years=2.0)).rows[1]
     assert math.isnan(row.reference_high)
     assert row.outside == ""
+
+
+@pytest.mark.parametrize(("leukocytes", "corrected"), [(49, math.nan), (50, 20 * 100 / 110)])
+def test_wbc_is_not_corrected_by_a_count_that_carries_no_differential(leukocytes, corrected):
+    cells = blood(neutrophil=leukocytes, erythroblast=leukocytes // 10)
+    found = counted(cells, replace(SLIDE, wbc_10e9_per_l=20.0, wbc_uncorrected=True))
+    assert found.wbc_corrected_10e9_per_l == pytest.approx(corrected, nan_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("age", "begins"), [(None, "from 18 years, no age being given; percent: default"), (54.0, "from 18 years; percent")]
+)
+def test_the_reference_intervals_name_their_ages_and_source(age, begins):
+    assert counted(blood(neutrophil=1), replace(SLIDE, age_years=age)).reference.startswith(begins)
+
+
+def test_a_bands_ages_and_the_laboratorys_intervals_are_named():
+    band = ReferenceBand(age_from_years=6, age_to_years=18, percent={CellClass.NEUTROPHIL: (33, 61)})
+    profile = Profile(reference=(band,))
+    child = replace(SLIDE, age_years=7.0)
+    assert counted(blood(neutrophil=1), child, profile=profile).reference == "from 6 to under 18 years; the laboratory"
+    assert counted(blood(neutrophil=1), SLIDE, profile=Profile(reference=())).reference == "none for this age"
 
 
 def test_platelet_estimate_only_with_a_calibrated_factor():

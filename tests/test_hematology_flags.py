@@ -225,6 +225,21 @@ def test_evidence_names_the_cells():
     assert flag.text.startswith("9 immature granulocytes: the classifier's own mistakes give up to ")
 
 
+def test_one_cell_is_one_and_a_reviewers_word_is_no_mistake_of_the_classifier():
+    assert raised(blood(erythroblast=1))["nrbc"].text.startswith("1 nucleated red cell: ")
+    confirmed = interpret(SLIDE, [field()], mix(immature_granulocyte=3), WEIGHTS, Profile(), confirmed=True)
+    texts = {flag.code: flag.text for flag in confirmed.flags}
+    assert texts["immature_granulocytes"] == (
+        "3 immature granulocytes in 203 nucleated cells, confirmed by the reviewer."
+    )
+
+
+def test_too_few_tells_of_the_cells_without_a_call():
+    assert "more cells" not in raised(blood(neutrophil=40))["too_few_leukocytes"].text
+    text = raised(blood(neutrophil=40, unclassified=90))["too_few_leukocytes"].text
+    assert text == "40 leukocytes counted, 100 needed: no differential; 90 more cells have no call."
+
+
 def test_possible_says_so():
     text = raised(mix(erythroblast=2))["nrbc_possible"].text
     assert text.startswith("2 possible, see gallery")
@@ -284,6 +299,23 @@ def test_a_field_at_another_scale_than_the_rest_is_named():
         )
     given = field(scale=Scale(0.2, ScaleSource.GIVEN, red_cell_um_per_px=0.2))
     assert "scale_doubtful" not in raised(mix(), fields=[*rest, given])
+
+
+def test_the_thick_and_thin_ends_of_a_whole_slides_film_are_no_poor_pictures():
+    ends = [field(f"e{n}.png", quality=FieldQuality(fit=False, reason="too thick: cells cover 85 %")) for n in range(5)]
+    whole = slide(whole_slide=True)
+    assert "poor_quality" in raised(mix(), fields=[field(), *ends])
+    assert "poor_quality" not in raised(mix(), of=whole, fields=[field(), *ends])
+    text = raised(mix(), of=whole, fields=[*some_unfit(3, 9), *ends])["poor_quality"].text
+    assert text == "3 of 9 fields are not fit to be counted: 3 blurred."
+
+
+def test_too_few_cells_at_the_lower_limit_are_chance():
+    # 1 of 200 eosinophils where two are the least: no note; 9 of 600, expected 2-6 %: one
+    assert "eosinophil_borderline" not in raised(blood(neutrophil=120, lymphocyte=70, monocyte=9, eosinophil=1))
+    least = ReferenceBand(percent={CellClass.EOSINOPHIL: (2.0, 6.0)})
+    seen = blood(neutrophil=400, lymphocyte=191, eosinophil=9)
+    assert "eosinophil_borderline" in raised(seen, profile=Profile(reference=(least,)))
 
 
 def test_coarse_pictures_are_outside_training_whatever_the_scales_source():

@@ -149,6 +149,7 @@ def test_index_has_the_worst_first_and_links_to_every_report(tmp_path: Path) -> 
     order = re.findall(r"<td><a href=\"[^\"]*\">([^<]*)</a></td>|<td>(broken)</td>", text)
     names = [a or b for a, b in order]
     assert names == ["broken", "blasts?", "lost a field", "too few", "warned", "a note", "fine"]
+    assert text.count('<td class="n">66.7</td>') == 5, "no percentages where there is no differential"
     links = [a["href"] for a in Page(text).every("a")]
     assert links[:2] == ["blasts_/report.html", "lost%20a%20field/report.html"]
 

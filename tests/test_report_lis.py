@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 
 import pytest
 from fhir.resources.R4B.bundle import Bundle
@@ -62,6 +63,7 @@ def test_hl7_values_codes_and_status() -> None:
     assert neutrophils[17].startswith("IMAGE-PRECLASS^")
     assert found["38518-7"][5:9] == ["4.8", "%^^UCUM", "0-1", "H"]
     assert found["19048-8"][5] == "2.4"
+    assert found["SMEAR-FLAGS"][2] == "TX", "ST holds 199 characters: too few for a dozen flags"
     assert found["SMEAR-FLAGS"][5] == "immature_granulocytes"
     assert {fields[11] for fields in observations(reviewed()).values()} == {"F"}
     analyser = {"770-8", "736-9", "5905-5", "713-8", "706-2"}
@@ -103,4 +105,20 @@ def test_fhir_values() -> None:
     too_few = json.loads(result_fhir(slide_result(), STYLE))["entry"][1]["resource"]
     assert "valueQuantity" not in too_few
     assert too_few["dataAbsentReason"]["coding"][0]["code"] == "not-performed"
+    assert found["26478-8"]["referenceRange"][0]["low"] == {
+        "value": 20.0,
+        "unit": "%",
+        "system": "http://unitsofmeasure.org",
+        "code": "%",
+    }
     assert "blast" not in " ".join(found)
+
+
+def test_without_reference_intervals_for_the_age_nrbc_have_none_either() -> None:
+    assert (lis_values(adequate())[6].high, lis_values(adequate())[6].interpretation) == (0.0, "H")
+    counts = adequate().differential
+    rows = tuple(dataclasses.replace(row, reference_low=math.nan, reference_high=math.nan) for row in counts.rows)
+    newborn = dataclasses.replace(adequate(), differential=dataclasses.replace(counts, rows=rows))
+    assert math.isnan(lis_values(newborn)[6].high)
+    assert lis_values(newborn)[6].interpretation == ""
+    assert observations(newborn)["19048-8"][7:9] == ["", ""]

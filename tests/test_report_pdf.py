@@ -13,7 +13,7 @@ import pypdf
 import pytest
 from slides import RULES, slide_result, tile_map
 
-from cbctool.records import CellClass, CellKind, Flag, Review, Severity, SlideResult
+from cbctool.records import CellClass, CellKind, Flag, Review, Scale, ScaleSource, Severity, SlideResult
 from cbctool.report import ReportStyle
 from cbctool.report.pdf import report_pdf
 from cbctool.report.sheet import BOLD, FONT, one_line, register_fonts, shortened, text_width, tint, wrapped
@@ -112,6 +112,75 @@ def test_absolute_counts_stand_beside_percentages_only_where_wbc_is_given() -> N
     assert "6.22" in text
 
 
+def test_the_reference_intervals_and_the_age_stand_on_page_one() -> None:
+    result = slide_result(COUNTS, wbc=7.0)
+    counts = dataclasses.replace(result.differential, reference="from 18 years; a textbook")
+    slide = dataclasses.replace(result.slide, age_years=61.0, wbc_uncorrected=True)
+    text = " ".join(pages(pdf(dataclasses.replace(result, slide=slide, differential=counts)))[0].split())
+    assert "Reference intervals: from 18 years; a textbook." in text
+    assert "61 years" in text
+    assert "from the analyser, not corrected for NRBC" in text
+    assert "no class for blasts, plasma cells or atypical lymphocytes" in text
+
+
+def test_a_long_comment_is_read_on_page_one_and_an_endless_one_is_cut() -> None:
+    result = slide_result(COUNTS)
+    for words in (20, 300):
+        comment = " ".join(f"word{n}" for n in range(words))
+        text = pages(pdf(dataclasses.replace(result, slide=dataclasses.replace(result.slide, comment=comment))))[0]
+        assert "word0 word1" in text
+        assert "word19" in text
+        assert "word299" not in text
+        assert ("…" in text) == (words == 300)
+
+
+def test_platelets_have_the_profiles_interval_beside_them() -> None:
+    result = slide_result(COUNTS, red_cells=100)
+    assert "expected" not in pages(pdf(result))[0]
+    options = {"profile": {"platelets": {"per_1000_red_cells": [27.0, 112.0]}}}
+    assert "expected 27 – 112; 9 counted" in pages(pdf(dataclasses.replace(result, options=options)))[0]
+
+
+def test_rules_that_the_laboratory_has_switched_off_are_not_said_to_be_quiet() -> None:
+    result = slide_result(COUNTS, flags=[Flag("blast_like", Severity.CRITICAL, "Blast-like cells", "x.")])
+    options = {"profile": {"flags": {"off": ["scale_disagrees"]}}}
+    text = pages(pdf(dataclasses.replace(result, options=options)))[-1].partition("Legend of flags")[2]
+    assert text.index("not raised") < text.index("Immature granulocytes") < text.index("switched off")
+    assert text.index("switched off") < text.index("Scale disagrees")
+    assert "switched off" not in pages(pdf(result))[-1]
+
+
+def test_smudge_cells_have_a_number_of_their_own() -> None:
+    result = slide_result(COUNTS)
+    counts = dataclasses.replace(result.differential, cut_by_edge=2, artefacts=5, smudge_cells=4)
+    text = pages(pdf(dataclasses.replace(result, differential=counts)))[0]
+    assert "2 at the edge, 1 artefact\n4 smudge cells" in text
+
+
+@pytest.mark.parametrize(("um_per_px", "columns"), [(0.05, 3), (0.17, 2), (0.4, 1)])
+def test_fields_are_drawn_at_the_size_of_their_cells_with_a_scale_bar(um_per_px: float, columns: int) -> None:
+    result = slide_result(COUNTS, fields=6)
+    scale = Scale(um_per_px, ScaleSource.GIVEN)
+    result = dataclasses.replace(
+        result, fields=tuple(dataclasses.replace(field, scale=scale) for field in result.fields)
+    )
+    reader = pypdf.PdfReader(io.BytesIO(pdf(result)))
+    found = []
+    for page in reader.pages:
+        page.extract_text(visitor_text=lambda text, _cm, tm, *_: found.append((text, round(tm[4]), round(tm[5]))))
+    heads = [(x, y) for text, x, y in found if text.startswith("Field ")]
+    assert len(heads) == 6
+    assert len({x for x, _ in heads}) == columns
+    assert sum("µm" in text and text.strip()[0].isdigit() and len(text) < 8 for text, *_ in found) >= 6
+
+
+def test_annotations_do_not_leave_their_field() -> None:
+    reader = pypdf.PdfReader(io.BytesIO(pdf(slide_result(COUNTS, fields=4))))
+    page = next(page for page in reader.pages if "Annotated fields" in page.extract_text())
+    drawn = page.get_contents().get_data().split()
+    assert drawn.count(b"W*") == 4, "a clipping path for each field"
+
+
 def test_users_text_is_shown_as_it_is() -> None:
     name = "<b>&amp; 😐 Ω/…\n\udcff" + "x" * 300
     result = slide_result({"neutrophil": 1}, name=name, comment="<font size=99>", field_names=["<i>.png"])
@@ -200,6 +269,7 @@ def test_text_fits() -> None:
     assert "".join(lines).replace(" ", "") == "onetwo" + "x" * 80
     assert one_line("a\nb\udcff") == "a b\\udcff"
     assert one_line("日 Ж▲") == "U+65E5 Ж▲"
+    assert all(line.strip() != "%)." for line in wrapped("in 119 cells (95 %).", FONT, 8, 66)), "a number keeps its %"
     assert tint("#000000") == "#808080"
 
 

@@ -19,6 +19,7 @@ from cbctool.report.pictures import (
     fields_to_show,
     overlay_jpeg,
     pictures_of,
+    scale_bar,
     write_evidence,
 )
 from cbctool.report.tables import cells_csv
@@ -91,8 +92,27 @@ def test_flagged_fields_come_first_then_the_fullest() -> None:
 
 
 def test_by_field_has_what_is_drawn() -> None:
-    result = slide_result({"neutrophil": 2, "platelet": 2}, red_cells=5, artefacts=1, fields=2)
-    assert sum(len(group) for group in by_field(result.observations).values()) == 4
+    result = slide_result({"neutrophil": 2, "platelet": 2}, red_cells=5, artefacts=1, fields=2)  # a smudge cell
+    assert sum(len(group) for group in by_field(result.observations).values()) == 5
+
+
+def test_of_artefacts_the_smudge_cells_are_drawn_since_a_flag_counts_them() -> None:
+    smudge = Observation("f", cell(1, "artefact", reason="smudge cell"), prediction("lymphocyte", status="excluded"))
+    debris = Observation("f", cell(2, "artefact", reason="stain debris"), prediction("lymphocyte", status="excluded"))
+    assert [box.observation.cell.cell for box in boxes_of(field_summary("f"), [smudge, debris])] == [1]
+
+
+@pytest.mark.parametrize(("width_um", "bar_um"), [(49.0, 10.0), (233.0, 50.0), (2000.0, 200.0), (3.0, 1.0)])
+def test_scale_bars_are_round_and_fit(width_um: float, bar_um: float) -> None:
+    assert scale_bar(width_um) == bar_um
+
+
+def test_overlay_has_a_scale_bar_where_its_scale_is_known() -> None:
+    plain, barred = decoded(overlay_jpeg(grey_field(), [])), decoded(overlay_jpeg(grey_field(), [], um_per_px=0.1))
+    # 300 px are 30 um: a bar of 5 um, 50 px
+    assert plain[189:191, 12:58].min() > 150
+    assert barred[189:191, 12:58].max() < 80
+    assert barred[189:191, 70:].min() > 150
 
 
 def test_evidence_keeps_every_picture_under_its_number(tmp_path: Path) -> None:

@@ -41,6 +41,11 @@ def test_columns_of_the_contract_come_first() -> None:
     )
 
 
+def test_the_differential_says_whether_it_is_one() -> None:
+    few = parse_table(differential_csv(slide_result().differential))
+    assert {row["adequacy"] for row in few} == {"no differential"}
+
+
 def test_every_row_has_every_column() -> None:
     result = slide_result({"neutrophil": 2, "platelet": 2}, red_cells=3, artefacts=1, unclassified=1, cut_by_edge=1)
     lines = cells_csv(result).splitlines()

@@ -123,12 +123,14 @@ class BlastFinding:
     """What a slide's blast-like cells amount to.
 
     ``evidence`` is the slide's log likelihood ratio; ``cells`` are the (field, cell) marked, most blast-like first.
+    ``text`` says how many there are and how many normal blood would give, ``beside`` how many neutrophils there are.
     """
 
     flagged: bool
     predominance: bool
     evidence: float
     text: str
+    beside: str
     cells: tuple[tuple[str, int], ...]
 
 
@@ -246,6 +248,11 @@ def slide_evidence(evidence: NDArray[Any], normal_share: float) -> tuple[float, 
     return float(mixture[best] - mixture[0]), float(share[best, 0])
 
 
+def normal_limit(cells: int, options: BlastOptions) -> int:
+    """The most blast-like cells that this many normal ones would give at 95 %; one proves nothing by its number."""
+    return max(poisson_limit(options.normal_share * cells), 1)
+
+
 def is_flagged(evidence: NDArray[Any], options: BlastOptions) -> bool:
     """Whether a slide whose cells have this evidence, (N,), shows more than normal cells would.
 
@@ -256,7 +263,7 @@ def is_flagged(evidence: NDArray[Any], options: BlastOptions) -> bool:
     if not found:
         return False
     enough = slide_evidence(evidence, options.normal_share)[0] >= options.slide_evidence
-    return enough or found > max(poisson_limit(options.normal_share * len(evidence)), 1)
+    return enough or found > normal_limit(len(evidence), options)
 
 
 def weigh_cells(
@@ -313,14 +320,24 @@ def find_blasts(
     weighed = dict(zip(index, (evidence + company).tolist(), strict=True))
     marked = [_mark(o, reasons.get(i, ()), weighed.get(i, math.nan)) for i, o in enumerate(observations)]
     counted = [o.prediction for o in observations if _counts(o) and o.prediction is not None]
-    neutrophils = sum(p.cell_class is CellClass.NEUTROPHIL for p in counted)
+    neutrophils = [p for p in counted if p.cell_class is CellClass.NEUTROPHIL]
     flagged = is_flagged(evidence, options)
-    predominance = flagged and len(reasons) >= max(neutrophils, options.predominance_share * len(counted))
-    text = f"{len(reasons)} of {len(counted)} nucleated cells look like blasts, beside {neutrophils} neutrophils"
+    predominance = flagged and len(reasons) >= max(len(neutrophils), options.predominance_share * len(counted))
+    looks = "looks like a blast" if len(reasons) == 1 else "look like blasts"
+    found = f"{len(reasons)} of {len(counted)} nucleated cells {looks}"
+    limit = normal_limit(len(evidence), options)
+    if flagged and len(reasons) <= limit:
+        text = f"{found}; the nuclei together are unlike normal ones (log likelihood ratio {total:.1f}, "
+        text += f"limit {options.slide_evidence:g})"
+    else:
+        text = f"{found}, normal blood gives up to {limit}"
     if reasons:
         text += f"; the most blast-like: {', '.join(next(iter(reasons.values())))}"
+    uncalled = sum(p.status is CellStatus.UNCLASSIFIED for p in neutrophils)
+    beside = f"{found}, beside {len(neutrophils)} neutrophil{'' if len(neutrophils) == 1 else 's'}"
+    beside += f" ({uncalled} of them without a call)" if uncalled else ""
     cells = tuple((observations[i].field, observations[i].cell.cell) for i in reasons)
-    return marked, BlastFinding(flagged, predominance, total, f"{text}.", cells)
+    return marked, BlastFinding(flagged, predominance, total, f"{text}.", f"{beside}.", cells)
 
 
 def _counts(observation: Observation) -> bool:

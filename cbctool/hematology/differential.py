@@ -96,21 +96,24 @@ def differential(
     """The differential of a slide with its intervals, see :class:`cbctool.records.Differential`.
 
     NRBC are given per 100 classified leukocytes. The analyser's leukocyte count is corrected for them (x 100 / (100 +
-    NRBC)) only where it is said to be uncorrected and there are at least 5 per 100.
+    NRBC)) only where it is said to be uncorrected, there are at least 5 per 100, and the count carries a differential:
+    one NRBC beside 18 leukocytes corrects nothing.
     """
     n = counts.leukocytes
+    carries = adequacy(n, profile.adequacy)
     nrbc = counts.classified[CellClass.ERYTHROBLAST]
     nrbc_per_100 = 100.0 * nrbc / n if n else math.nan
     wbc = math.nan if slide.wbc_10e9_per_l is None else slide.wbc_10e9_per_l
     corrected = math.nan
-    if slide.wbc_uncorrected and nrbc_per_100 >= NRBC_CORRECTION_FROM:
+    if slide.wbc_uncorrected and nrbc_per_100 >= NRBC_CORRECTION_FROM and carries is not Adequacy.NONE:
         corrected = wbc * 100.0 / (100.0 + nrbc_per_100)
     platelets = counts.classified[CellClass.PLATELET]
     per_1000 = 1000.0 * platelets / counts.erythrocytes if counts.erythrocytes else math.nan
     area_mm2 = sum(field.area_mm2 for field in fields if field.quality.fit)
+    band = profile.band(slide.age_years)
     return Differential(
-        rows=_rows(counts, wbc if math.isnan(corrected) else corrected, weights, profile.band(slide.age_years)),
-        adequacy=adequacy(n, profile.adequacy),
+        rows=_rows(counts, wbc if math.isnan(corrected) else corrected, weights, band),
+        adequacy=carries,
         leukocytes=n,
         unclassified=counts.unclassified,
         erythroblasts=nrbc,
@@ -127,7 +130,16 @@ def differential(
         wbc_10e9_per_l=wbc,
         wbc_corrected_10e9_per_l=corrected,
         platelet_estimate_10e9_per_l=per_1000 * (profile.platelets.estimate_factor or math.nan),
+        reference=_reference_text(slide.age_years, band),
     )
+
+
+def _reference_text(age_years: float | None, band: ReferenceBand | None) -> str:
+    """Which reference intervals hold, and where they come from."""
+    if band is None:
+        return "none for this age"
+    ages = f"{band.ages}, no age being given" if age_years is None else band.ages
+    return f"{ages}; {band.source or 'the laboratory'}"
 
 
 def adequacy(leukocytes: int, tiers: AdequacyTiers) -> Adequacy:

@@ -80,7 +80,7 @@ class FlagThresholds(_Section):
         default=10.0,
         ge=0,
         le=100,
-        description="many unclassified: twice the 5 % that the weights leave open on held-out cells",
+        description="many unclassified: three times the 3 % that the weights leave open on held-out cells",
     )
     smudge_per_100_wbc: float = Field(
         default=10.0,
@@ -122,7 +122,7 @@ class ReferenceBand(_Section):
 
     age_from_years: float = Field(default=0.0, ge=0)
     age_to_years: float | None = Field(default=None, gt=0)
-    source: str = ""
+    source: str = Field(default="", max_length=500)
     percent: dict[CellClass, Interval] = Field(default_factory=dict)
     absolute_10e9_per_l: dict[CellClass, Interval] = Field(default_factory=dict)
 
@@ -152,6 +152,12 @@ class ReferenceBand(_Section):
     def holds(self, age_years: float) -> bool:
         """Whether the band covers this age."""
         return self.age_from_years <= age_years and (self.age_to_years is None or age_years < self.age_to_years)
+
+    @property
+    def ages(self) -> str:
+        """The ages it holds for, in words."""
+        until = "" if self.age_to_years is None else f" to under {self.age_to_years:g}"
+        return f"from {self.age_from_years:g}{until} years"
 
 
 def _ordered_interval(interval: Interval) -> Interval:

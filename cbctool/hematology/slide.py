@@ -66,7 +66,7 @@ def interpret(
         counts = replace(counts, rows=rows)
     # No rule looks at single red cells, and each goes through all observations.
     counted = [o for o in seen if o.prediction is not None and o.field not in unfit]
-    flags = raise_flags(Evidence(slide, fields, counted, counts, blasts, weights, profile))
+    flags = raise_flags(Evidence(slide, fields, counted, counts, blasts, weights, profile, confirmed))
     return Interpretation(tuple(seen), counts, flags)
 
 

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from statistics import median
+from typing import Any
 
 from cbctool.records import (
     CLASSES,
     LEUKOCYTES,
+    RED_CELL_UM,
+    THUMBNAIL_UM,
     Adequacy,
     CellKind,
     CellStatus,
     FieldSummary,
+    Flag,
+    FlagRule,
     SlideResult,
     TileMap,
     TileUse,
@@ -45,6 +50,23 @@ METHOD = (
 
 FIELD_HEADINGS = ("no.", "field", "WBC", "unclass.", "µm/px", "scale", "blur µm", "cover", "overlap", "clipped")
 
+FIELD_KEY = (
+    "Scale: where it comes from, and the single red cells that were measured. Blur: width of an edge (sigma). Cover: "
+    "share of the field under cells. Overlap: share of the red cells' area in clumps. Clipped: share of pixels at full "
+    "black or white."
+)
+
+GALLERY_KEY = (
+    f"Most doubtful first. Pictures are {THUMBNAIL_UM:.0f} µm wide, a red cell is {RED_CELL_UM:g} µm. Below each: code "
+    "and probability of the call, the cell's number (field.cell), and the second guess in grey. A heavy frame: the "
+    "cell raised a flag."
+)
+
+FIELDS_KEY = (
+    "those with flagged cells first, then those with most nucleated cells. Solid box: counted; dashed box: "
+    "unclassified or not counted, smudge cells (×) among them; ring: platelet. The number is the cell's in its field."
+)
+
 Rows = list[tuple[str, ...]]
 
 
@@ -56,13 +78,49 @@ def head_facts(result: SlideResult, style: ReportStyle) -> list[tuple[str, str]]
         ("Fields", _fields_text(result)),
         ("Scale", scale_text(result)),
     ]
+    if result.slide.age_years is not None:
+        facts.append(("Age", f"{result.slide.age_years:g} years"))
     if result.slide.wbc_10e9_per_l is not None:
-        corrected = result.differential.wbc_corrected_10e9_per_l
-        wbc = f"{result.slide.wbc_10e9_per_l:g} ×10⁹/L from the analyser"
-        facts.append(("WBC", wbc + (f", corrected {corrected:.2f}" if corrected == corrected else "")))
+        facts.append(("WBC", _wbc_text(result)))
     if result.slide.comment:
         facts.append(("Comment", result.slide.comment))
     return facts
+
+
+def _wbc_text(result: SlideResult) -> str:
+    corrected = result.differential.wbc_corrected_10e9_per_l
+    text = f"{result.slide.wbc_10e9_per_l:g} ×10⁹/L from the analyser"
+    if corrected == corrected:
+        return f"{text}, corrected for NRBC {corrected:.2f}"
+    return f"{text}, not corrected for NRBC" if result.slide.wbc_uncorrected else text
+
+
+def chart_key(result: SlideResult) -> str:
+    """How to read the chart, and which reference intervals are drawn in it."""
+    intervals = result.differential.reference
+    return f"{CHART_KEY} Reference intervals: {intervals}." if intervals else CHART_KEY
+
+
+def flag_text(flag: Flag) -> str:
+    """A flag's sentence as people write it; other outputs keep to ASCII."""
+    return flag.text.replace("x10^9/L", "×10⁹/L")
+
+
+def _profile(result: SlideResult, section: str) -> Mapping[str, Any]:
+    """A section of the laboratory's profile, as the options carry it."""
+    found: Mapping[str, Any] = result.options.get("profile", {}).get(section, {})
+    return found
+
+
+def legend(result: SlideResult, rules: Sequence[FlagRule]) -> tuple[list[FlagRule], list[FlagRule], list[FlagRule]]:
+    """The rules that were raised, those that were not, and those that the laboratory has switched off."""
+    raised = {flag.code for flag in result.flags}
+    off = set(_profile(result, "flags").get("off", ()))
+    return (
+        [rule for rule in rules if rule.code in raised],
+        [rule for rule in rules if rule.code not in raised | off],
+        [rule for rule in rules if rule.code in off - raised],
+    )
 
 
 MAP_HEADING = "The slide, and which parts of it were counted"
@@ -104,6 +162,11 @@ def _fields_text(result: SlideResult) -> str:
     return text
 
 
+def classified_text(result: SlideResult) -> str:
+    """How many leukocytes were classified."""
+    return f"{_plural(result.differential.leukocytes, 'leukocyte')} classified"
+
+
 def unclassified_text(result: SlideResult) -> str:
     """How many nucleated cells have no call; "" if all have."""
     d = result.differential
@@ -116,25 +179,32 @@ def panels(result: SlideResult) -> list[tuple[str, str, str]]:
     d = result.differential
     estimate = d.platelet_estimate_10e9_per_l
     counted = d.adequacy is not Adequacy.NONE
+    expected = _profile(result, "platelets").get("per_1000_red_cells")
     return [
         (
             "Nucleated red cells",
             f"{number(d.nrbc_per_100_wbc)} per 100 WBC" if counted else f"{d.erythroblasts:,}",
-            f"{d.erythroblasts:,} counted",
+            f"{d.erythroblasts:,} counted" if counted else "too few leukocytes for a ratio",
         ),
         (
             "Platelets",
             f"{number(d.platelets_per_1000_red_cells, 0)} per 1,000 red cells",
-            f"{d.platelets:,} counted, {number(d.platelets_per_mm2, 0)} per mm²"
+            (f"expected {expected[0]:g} – {expected[1]:g}; " if expected else "")
+            + f"{d.platelets:,} counted\n{number(d.platelets_per_mm2, 0)} per mm²"
             + (f", about {estimate:.0f} ×10⁹/L" if estimate == estimate else ""),
         ),
         ("Red cells", f"{d.erythrocytes:,}", "morphology not assessed"),
         (
             "Not in the differential",
             f"{d.unclassified:,} unclassified",
-            f"{d.cut_by_edge:,} at the edge, {d.artefacts:,} artefacts",
+            f"{d.cut_by_edge:,} at the edge, {_plural(d.artefacts - d.smudge_cells, 'artefact')}\n"
+            + _plural(d.smudge_cells, "smudge cell"),
         ),
     ]
+
+
+def _plural(count: int, name: str) -> str:
+    return f"{count:,} {name}{'' if count == 1 else 's'}"
 
 
 def field_rows(result: SlideResult, most: int) -> list[tuple[tuple[str, ...], list[str]]]:
@@ -200,7 +270,11 @@ def stain_rows(result: SlideResult) -> Rows:
 def method_facts(result: SlideResult) -> list[tuple[str, str]]:
     """Name and value of what the result was made with. No times: the same slide gives the same report."""
     weights = result.weights
-    options = [f"{k}={v}" for k, v in sorted(result.options.items()) if not isinstance(v, Mapping)]
+    options = [
+        f"{k} = {v}"
+        for k, v in sorted(result.options.items())
+        if k != "version" and v is not None and not isinstance(v, Mapping)
+    ]
     return [
         ("Software", f"cbctool {result.version}, on {result.device}"),
         ("Weights", ", ".join(filter(None, (weights.name, weights.architecture, weights.date)))),
@@ -213,7 +287,7 @@ def method_facts(result: SlideResult) -> list[tuple[str, str]]:
             f"below probability {weights.abstain_below:.3g}, or unknown-score above {weights.unknown_above:.3g}",
         ),
         ("Result", result.identity + (f", supersedes {result.supersedes}" if result.supersedes else "")),
-        ("Options", ", ".join(options) + "; the laboratory's profile is in result.json"),
+        ("Options", "; ".join([*options, "the laboratory's profile is in result.json"])),
     ]
 
 

@@ -91,16 +91,16 @@ def _observation(value: LisValue, status: str, observed: str, specimen: str, dev
         "specimen": {"reference": specimen},
         "device": {"reference": device},
     }
+    unit = {"unit": value.unit, "system": "http://unitsofmeasure.org", "code": value.unit}
     if math.isnan(value.value):
         reason = "http://terminology.hl7.org/CodeSystem/data-absent-reason"
         resource["dataAbsentReason"] = {"coding": [{"system": reason, "code": "not-performed"}]}
     else:
-        unit = {"unit": value.unit, "system": "http://unitsofmeasure.org", "code": value.unit}
         resource["valueQuantity"] = {"value": value.value, **unit}
     if value.interpretation:
         resource["interpretation"] = [{"coding": [{"system": _INTERPRETATION, "code": value.interpretation}]}]
     if not math.isnan(value.low):
-        resource["referenceRange"] = [{"low": {"value": value.low}, "high": {"value": value.high}}]
+        resource["referenceRange"] = [{"low": {"value": value.low, **unit}, "high": {"value": value.high, **unit}}]
     return resource
 
 

@@ -69,7 +69,7 @@ def result_hl7(result: SlideResult, style: ReportStyle) -> str:
             "OBX",
             {
                 1: str(len(lis_values(result)) + 1),
-                2: "ST",
+                2: "TX",  # ST ends at 199 characters, which a dozen codes exceed
                 3: "SMEAR-FLAGS^Flags of the smear^99CBC",
                 5: escaped(flags) or "none",
                 11: status,

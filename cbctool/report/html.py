@@ -15,7 +15,7 @@ from markupsafe import Markup
 from cbctool.records import Adequacy, CellKind, FieldSummary, FlagRule, SlideResult, TileUse
 from cbctool.report import content
 from cbctool.report.evidence import Shown, doubts, flagged_cells, gallery_groups, numbered_fields
-from cbctool.report.pictures import boxes_of, by_field, fields_to_show
+from cbctool.report.pictures import boxes_of, by_field, fields_to_show, scale_bar
 from cbctool.report.style import (
     LIMITS,
     MARKS,
@@ -92,8 +92,12 @@ def report_html(
             confirmation=confirmation(result),
             facts=content.head_facts(result, style),
             adequacy=content.ADEQUACY_WORDS[result.differential.adequacy],
+            classified=content.classified_text(result),
             unclassified=content.unclassified_text(result),
-            flags=sorted(result.flags, key=lambda flag: SEVERITY_ORDER[flag.severity]),
+            flags=[
+                (flag, content.flag_text(flag))
+                for flag in sorted(result.flags, key=lambda flag: SEVERITY_ORDER[flag.severity])
+            ],
             signs=SEVERITY_SIGN,
             rows=_rows(result),
             counted=result.differential.adequacy is not Adequacy.NONE,
@@ -101,7 +105,7 @@ def report_html(
             too_few=content.TOO_FEW,
             chart_width=CHART_WIDTH,
             ticks=[(tick, _place(tick)) for tick in (0, 1, 5, 10, 25, 50, 75, 100)],
-            chart_key=content.CHART_KEY,
+            chart_key=content.chart_key(result),
             panels=content.panels(result),
             strip=[cell(shown) for shown in strip],
             flagged=flagged,
@@ -109,6 +113,9 @@ def report_html(
             marks=MARKS,
             map=_map(result),
             fields=fields,
+            gallery_key=content.GALLERY_KEY,
+            fields_key=content.FIELDS_KEY,
+            field_key=content.FIELD_KEY,
             field_headings=content.FIELD_HEADINGS,
             field_rows=content.field_rows(result, FIELD_ROWS),
             stain_rows=content.stain_rows(result),
@@ -117,8 +124,7 @@ def report_html(
             error_headings=content.ERROR_HEADINGS,
             error_rows=content.error_rows(result),
             limits=LIMITS,
-            rules=rules,
-            raised={flag.code for flag in result.flags},
+            legend=list(zip(("raised", "not raised", "switched off"), content.legend(result, rules), strict=True)),
         )
     )
 
@@ -181,12 +187,19 @@ def _fields(result: SlideResult, style: ReportStyle, overlays: Mapping[str, str]
                 "number": numbers[summary.name],
                 "summary": summary,
                 "size": _preview_size(summary),
+                "bar": _scale_bar(summary),
                 "boxes": boxes,
                 "anchors": [box["anchor"] for box in boxes],
                 "overlay": overlays.get(summary.name, ""),
             }
         )
     return fields
+
+
+def _scale_bar(summary: FieldSummary) -> tuple[float, float]:
+    """Micrometres and preview pixels of a field's scale bar."""
+    um = scale_bar(summary.width_px * summary.scale.um_per_px)
+    return um, round(um / summary.scale.um_per_px * summary.preview_scale, 1)
 
 
 MAP_SIDE = 420.0
@@ -254,19 +267,21 @@ def _index_row(row: Mapping[str, Any], folder_of: Callable[[str], str], style: R
     rank = 0 if failed else _RANK.get(severity, 5)
     if rank > 2 and (row.get("status") == "partial" or small):
         rank = 2
+    # Below the least number of leukocytes there is no differential, here as in the report.
+    ratios: Mapping[str, Any] = {} if small else row
     flags = [code for code in str(row.get("flags", "") or "").split(";") if code]
     page = next((name for name in ("html", "pdf") if name in style.outputs), "")
     href = f"{quote(folder_of(slide).encode('utf-8', 'surrogateescape'))}/{f'report.{page}' if page else ''}"
     return {
         **{name: row.get(name, "") for name in ("status", "leukocytes", "adequacy", "report", "unclassified")},
         **{name: row.get(name, "") for name in ("sample_id", "comment", "fields")},
-        "nrbc": _text(row.get("nrbc_per_100_wbc", "")),
+        "nrbc": _text(ratios.get("nrbc_per_100_wbc", "")),
         "slide": slide,
         "severity": "failed" if failed else severity,
         "flags": flags,
         "rank": rank,
         "href": "" if failed else href,
-        "percent": [_text(row.get(f"{name}_percent", "")) for name in INDEX_CLASSES],
+        "percent": [_text(ratios.get(f"{name}_percent", "")) for name in INDEX_CLASSES],
     }
 
 

@@ -63,7 +63,9 @@ def lis_values(result: SlideResult) -> list[LisValue]:
         code, display = LOINC[row.cell_class]
         values.append(LisValue(code, display, True, percent, "%", row.reference_low, row.reference_high))
     nrbc = round(d.nrbc_per_100_wbc, 1) if counted else math.nan
-    values.append(LisValue(*LOINC[CellClass.ERYTHROBLAST], True, nrbc, "/100{WBCs}", 0.0, 0.0))
+    # None in an adult's blood; where no interval holds for the age (newborns have some), none is given here either.
+    none = 0.0 if any(row.reference_high == row.reference_high for row in d.rows) else math.nan
+    values.append(LisValue(*LOINC[CellClass.ERYTHROBLAST], True, nrbc, "/100{WBCs}", none, none))
     values.append(LisValue("WBC-COUNTED", "Leukocytes classified", False, float(d.leukocytes), "{cells}"))
     values.append(LisValue("WBC-UNCLASSIFIED", "Nucleated cells unclassified", False, float(d.unclassified), "{cells}"))
     per_1000 = round(d.platelets_per_1000_red_cells, 1)

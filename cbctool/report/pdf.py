@@ -25,15 +25,21 @@ from cbctool.records import (
 )
 from cbctool.report.content import (
     ADEQUACY_WORDS,
-    CHART_KEY,
     ERROR_HEADINGS,
     FIELD_HEADINGS,
+    FIELD_KEY,
+    FIELDS_KEY,
+    GALLERY_KEY,
     MAP_HEADING,
     METHOD,
     TOO_FEW,
+    chart_key,
+    classified_text,
     error_rows,
     field_rows,
+    flag_text,
     head_facts,
+    legend,
     map_legend,
     map_text,
     method_facts,
@@ -42,7 +48,7 @@ from cbctool.report.content import (
     unclassified_text,
 )
 from cbctool.report.evidence import Shown, doubts, flagged_cells, gallery_groups, numbered_fields
-from cbctool.report.pictures import Box, boxes_of, by_field, fields_to_show
+from cbctool.report.pictures import Box, boxes_of, by_field, fields_to_show, scale_bar
 from cbctool.report.sheet import (
     BAND,
     BOLD,
@@ -82,7 +88,14 @@ GALLERY_STEP = (52.3, 66.0)
 
 AXIS_TICKS = (0, 1, 5, 10, 25, 50, 75, 100)
 
-FIELD_COLUMNS = 2
+FIELD_POINTS_PER_UM = 2.2
+"""Scale at which annotated fields are drawn, about that of the gallery: a cell is wider than its label."""
+
+MOST_COLUMNS = 3
+"""Annotated fields side by side at most, however small they are."""
+
+TALLEST_FIELD = 320.0
+"""Points: two rows of fields to a page."""
 
 TOP = MARGIN + 26
 """First baseline below the running head."""
@@ -186,8 +199,8 @@ def _decision(pages: _Pages, style: ReportStyle) -> None:
     y = _flags(sheet, result, y)
     y = _differential(sheet, result, y)
     y = _panels(sheet, result, y)
-    _strip(sheet, result, y, pages.bottom - 52)
-    _sign_off(sheet, result, pages.bottom - 26)
+    _strip(sheet, result, y, pages.bottom - 60)
+    _sign_off(sheet, result, pages.bottom - 34)
 
 
 def _head(sheet: Sheet, result: SlideResult, style: ReportStyle) -> float:
@@ -211,23 +224,36 @@ def _head(sheet: Sheet, result: SlideResult, style: ReportStyle) -> float:
     facts = head_facts(result, style)
     y += 15
     column = sheet.inner / 2
-    for i, (name, value) in enumerate(facts):
+    narrow = [fact for fact in facts if text_width(one_line(fact[1]), FONT, 7.5) <= column - 52]
+    for i, (name, value) in enumerate(narrow):
         left, line = MARGIN + (i % 2) * column, y + (i // 2) * 11
         sheet.text(left, line, name, 7.5, colour=GREY)
-        sheet.text(left + 46, line, value, 7.5, width=column - 52)
-    return y + ((len(facts) + 1) // 2) * 11 + 4
+        sheet.text(left + 46, line, value, 7.5)
+    y += ((len(narrow) + 1) // 2) * 11
+    for name, value in facts:
+        if (name, value) not in narrow:  # a long comment has lines of its own
+            lines = wrapped(value, FONT, 7.5, sheet.inner - 52)
+            sheet.text(MARGIN, y, name, 7.5, colour=GREY)
+            for i, text in enumerate(lines[:FACT_LINES]):
+                more = " …" if i == FACT_LINES - 1 and len(lines) > FACT_LINES else ""
+                sheet.text(MARGIN + 46, y, text + more, 7.5)
+                y += 11
+    return y + 4
 
 
 def _counted(sheet: Sheet, result: SlideResult, y: float) -> float:
     differential = result.differential
     sheet.box(MARGIN, y, sheet.inner, 24, fill="#F2F2F2")
-    text = f"{differential.leukocytes:,} leukocytes classified"
+    text = classified_text(result)
     sheet.text(MARGIN + 8, y + 16, text, 12, bold=True)
     x = MARGIN + 8 + text_width(text, BOLD, 12) + 10
     sheet.text(x, y + 16, ADEQUACY_WORDS[differential.adequacy], 9.5)
     sheet.text(sheet.width - MARGIN - 8, y + 16, unclassified_text(result), 8, align="right")
     return y + 38
 
+
+FACT_LINES = 3
+"""Lines of a long comment on page 1; HTML has it whole."""
 
 FLAGS_ON_PAGE_1 = 7
 FLAG_LINES = 14
@@ -268,7 +294,7 @@ def _lines_per_flag(sheet: Sheet, flags: Sequence[Flag]) -> int:
 
 
 def _flag_lines(sheet: Sheet, flag: Flag) -> list[str]:
-    return wrapped(flag.text, FONT, 8, sheet.inner - FLAG_TEXT - 10)
+    return wrapped(flag_text(flag), FONT, 8, sheet.inner - FLAG_TEXT - 10)
 
 
 def _differential(sheet: Sheet, result: SlideResult, y: float) -> float:
@@ -324,7 +350,7 @@ def _differential(sheet: Sheet, result: SlideResult, y: float) -> float:
         sheet.text((chart + right) / 2, top + row_height * 2.5 + 3, TOO_FEW, 9, bold=True, align="centre")
         return y + 14
     y += 17
-    return sheet.paragraph(left, y, CHART_KEY, sheet.inner, 6.3, colour=GREY) + 6
+    return sheet.paragraph(left, y, chart_key(result), sheet.inner, 6.3, colour=GREY) + 6
 
 
 def _chart_row(sheet: Sheet, row: DifferentialRow, place: Callable[[float], float], middle: float, colour: str) -> None:
@@ -344,8 +370,9 @@ def _chart_row(sheet: Sheet, row: DifferentialRow, place: Callable[[float], floa
 def _absolute(sheet: Sheet, row: DifferentialRow, right: float, middle: float) -> None:
     sign = OUTSIDE_SIGN.get(row.absolute_outside, "")[:1]
     text = f"{sign} {row.absolute_10e9_per_l:.2f}".strip()
-    sheet.text(right, middle, text, 8.5, bold=bool(sign), align="right")
-    if row.absolute_reference_high == row.absolute_reference_high:
+    known = row.absolute_reference_high == row.absolute_reference_high
+    sheet.text(right, middle + (0 if known else 3), text, 8.5, bold=bool(sign), align="right")
+    if known:
         interval = f"{row.absolute_reference_low:g} – {row.absolute_reference_high:g}"
         sheet.text(right, middle + 7.5, interval, 6, colour=GREY, align="right")
 
@@ -356,11 +383,11 @@ def _panels(sheet: Sheet, result: SlideResult, y: float) -> float:
     width = (sheet.inner - gap * (len(boxes) - 1)) / len(boxes)
     for i, (title, value, note) in enumerate(boxes):
         x = MARGIN + i * (width + gap)
-        sheet.box(x, y, width, 42, stroke=PALE)
+        sheet.box(x, y, width, 46, stroke=PALE)
         sheet.text(x + 6, y + 11, title, 7, colour=GREY)
         sheet.text(x + 6, y + 24, value, 8.5, bold=True, width=width - 10)
         sheet.paragraph(x + 6, y + 33, note, width - 10, 6.3, colour=GREY, leading=1.15)
-    return y + 56
+    return y + 60
 
 
 def _strip(sheet: Sheet, result: SlideResult, y: float, bottom: float) -> None:
@@ -385,7 +412,7 @@ def _sign_off(sheet: Sheet, result: SlideResult, y: float) -> None:
         sheet.line(MARGIN + 336, y + 2, sheet.width - MARGIN, y + 2, 0.5)
     else:
         sheet.text(MARGIN, y, confirmation(result), 8.5, bold=True, width=sheet.inner)
-    sheet.paragraph(MARGIN, y + 15, " ".join(LIMITS[:4]), sheet.inner, 6.8, leading=1.25)
+    sheet.paragraph(MARGIN, y + 15, " ".join(LIMITS), sheet.inner, 6.8, leading=1.25)
 
 
 def _all_flags(pages: _Pages) -> None:
@@ -401,7 +428,7 @@ def _all_flags(pages: _Pages) -> None:
         flow.write(
             f"{SEVERITY_SIGN[flag.severity]} {_sentence(flag.short)} ({flag.severity.value})", size=8.5, bold=True
         )
-        flow.write(flag.text, indent=13, after=5)
+        flow.write(flag_text(flag), indent=13, after=5)
 
 
 # ----------------------------------------------------------------------------------------------------------- galleries
@@ -425,11 +452,7 @@ def _galleries(pages: _Pages, style: ReportStyle) -> None:
     sheet, title = pages.sheet, "Cells by class"
     columns = int(sheet.inner // GALLERY_STEP[0])
     y = pages.turn(title)
-    intro = (
-        "Most doubtful first. Below each picture: code and probability of the call, the cell's number (field.cell), "
-        "and the second guess in grey. A heavy frame: the cell raised a flag."
-    )
-    y = sheet.paragraph(MARGIN, y, intro, sheet.inner, 6.8, colour=GREY) + 6
+    y = sheet.paragraph(MARGIN, y, GALLERY_KEY, sheet.inner, 6.8, colour=GREY) + 6
     for group in groups:
         if y + 6 + GALLERY_STEP[1] > pages.bottom:
             y = pages.turn(title)
@@ -469,15 +492,13 @@ def _annotated_fields(pages: _Pages, style: ReportStyle) -> None:
     numbers = numbered_fields(result)
     groups = by_field(result.observations)
     y = pages.turn(title)
-    intro = (
-        f"{len(chosen)} of {len(result.fields)} fields: those with flagged cells first, then those with most nucleated "
-        "cells. Solid box: counted; dashed box: unclassified or not counted; ring: platelet. The number is the cell's "
-        "in its field."
-    )
+    intro = f"{len(chosen)} of {len(result.fields)} fields: {FIELDS_KEY}"
     y = sheet.paragraph(MARGIN, y, intro, sheet.inner, 6.8, colour=GREY)
-    column = (sheet.inner - 10) / FIELD_COLUMNS
-    for start in range(0, len(chosen), FIELD_COLUMNS):
-        row = chosen[start : start + FIELD_COLUMNS]
+    widest = max(summary.width_px * summary.scale.um_per_px for summary in chosen)
+    columns = min(max(round(sheet.inner / (FIELD_POINTS_PER_UM * widest)), 1), MOST_COLUMNS)
+    column = (sheet.inner - 10 * (columns - 1)) / columns
+    for start in range(0, len(chosen), columns):
+        row = chosen[start : start + columns]
         sizes = [_fitted(summary, column) for summary in row]
         tallest = max(height for _, height in sizes)
         if y + tallest + 14 > pages.bottom:
@@ -485,18 +506,30 @@ def _annotated_fields(pages: _Pages, style: ReportStyle) -> None:
         for i, (summary, (width, height)) in enumerate(zip(row, sizes, strict=True)):
             x = MARGIN + i * (column + 10)
             label = f"Field {numbers[summary.name]}: {summary.name}"
-            sheet.text(x, y + 8, label, 7, bold=True, width=column)
-            sheet.jpeg(summary.preview_jpeg, x, y + 12, width, height)
+            sheet.text(x, y + 8, label, 7, bold=True, width=width - _scale_bar(sheet, summary, x + width, y + 8, width))
+            with sheet.clipped(x, y + 12, width, height):
+                sheet.jpeg(summary.preview_jpeg, x, y + 12, width, height)
+                zoom = width / (summary.width_px * summary.preview_scale)
+                for box in boxes_of(summary, groups.get(summary.name, ())):
+                    _annotation(sheet, box, zoom, (x, y + 12, width, height))
             sheet.box(x, y + 12, width, height, stroke=GREY)
-            zoom = width / (summary.width_px * summary.preview_scale)
-            for box in boxes_of(summary, groups.get(summary.name, ())):
-                _annotation(sheet, box, zoom, (x, y + 12, width, height))
         y += tallest + 20
 
 
+def _scale_bar(sheet: Sheet, summary: FieldSummary, right: float, y: float, width: float) -> float:
+    """A bar that ends at ``right``, above the picture so that it hides nothing of it; the room that it takes."""
+    width_um = summary.width_px * summary.scale.um_per_px
+    um = scale_bar(width_um)
+    length = width * um / width_um
+    label = f"{um:g} µm"
+    sheet.line(right - length, y - 2, right, y - 2, 1.6)
+    sheet.text(right - length - 3, y, label, 6, align="right")
+    return length + text_width(label, FONT, 6) + 8
+
+
 def _fitted(summary: FieldSummary, column: float) -> tuple[float, float]:
-    """Width and height of a field in its column; one taller than 1.4 widths is made narrower."""
-    width = min(column, 1.4 * column * summary.width_px / summary.height_px)
+    """Width and height of a field in its column; one that is too tall is made narrower."""
+    width = min(column, TALLEST_FIELD * summary.width_px / summary.height_px)
     return width, width * summary.height_px / summary.width_px
 
 
@@ -654,6 +687,7 @@ def _quality(flow: _Flow, result: SlideResult) -> None:
                 flow.write(f"and {len(lines) - FIELD_ROWS} more, in result.json")
     flow.heading("Quality and scale of the fields")
     starts = (0.0, 0.05, 0.36, 0.43, 0.50, 0.60, 0.72, 0.79, 0.86, 0.93)
+    flow.write(FIELD_KEY, size=6.5, after=4)
     flow.row(_at(starts, FIELD_HEADINGS), 6.5, bold=True)
     flow.rule()
     for values, notes in field_rows(result, FIELD_ROWS):
@@ -698,19 +732,19 @@ def _method(flow: _Flow, result: SlideResult, rules: Sequence[FlagRule]) -> None
     _error_table(flow, result)
     flow.heading("Legend of flags")
     starts = (0.0, 0.03, 0.25, 0.76)
-    raised = {flag.code for flag in result.flags}
-    fired = [rule for rule in rules if rule.code in raised]
-    if fired:
+    raised, others, off = legend(result, rules)
+    if raised:
         flow.row(_at(starts, ("", "raised", "meaning and rule", "source")), 6.5, bold=True)
         flow.rule()
-    for rule in fired:
+    for rule in raised:
         values = (SEVERITY_SIGN[rule.severity], _sentence(rule.short), f"{rule.long} Rule: {rule.rule}", rule.source)
         flow.row(_at(starts, values), 6.2, strong=True)
-    flow.y += 6
-    flow.row(_at(starts[:3], ("", "not raised", "rule")), 6.5, bold=True)
-    flow.rule()
-    for rule in rules:
-        if rule.code not in raised:
+    for heading, unraised in (("not raised", others), ("switched off", off)):
+        if unraised:
+            flow.y += 6
+            flow.row(_at(starts[:3], ("", heading, "rule")), 6.5, bold=True)
+            flow.rule()
+        for rule in unraised:
             flow.row(_at(starts[:3], (SEVERITY_SIGN[rule.severity], _sentence(rule.short), rule.rule)), 6, after=0.5)
     flow.write("▲ critical, ◆ warning, ○ note.", size=6.5)
 

@@ -6,6 +6,7 @@ The JPEGs that come with a result are put into reports as they are; only the ove
 from __future__ import annotations
 
 import io
+import math
 import shutil
 import zipfile
 from collections import defaultdict
@@ -16,6 +17,9 @@ from typing import BinaryIO
 
 from cbctool.records import CellKind, FieldSummary, Observation, SlideResult
 from cbctool.report.style import MARKS, mark_key
+
+SMUDGE = "smudge cell"
+"""The reason that segmentation gives; of all artefacts these are drawn, since a flag counts them."""
 
 OVERLAY_QUALITY = 85
 """JPEG quality of overlays: text edges stay clean, and a 640 x 480 field is about 80 kB."""
@@ -38,7 +42,7 @@ class Box:
 
 
 def boxes_of(summary: FieldSummary, observations: Iterable[Observation]) -> list[Box]:
-    """Annotations of one field in pixels of its preview: nucleated cells and platelets.
+    """Annotations of one field in pixels of its preview: nucleated cells, smudge cells and platelets.
 
     Cells are in pixels of the file; a tile's own origin is taken off.
     """
@@ -46,7 +50,7 @@ def boxes_of(summary: FieldSummary, observations: Iterable[Observation]) -> list
     scale = summary.preview_scale
     for observation in observations:
         cell = observation.cell
-        if cell.kind in (CellKind.ERYTHROCYTE, CellKind.ARTEFACT) or observation.field != summary.name:
+        if not _drawn(observation) or observation.field != summary.name:
             continue
         boxes.append(
             Box(
@@ -61,11 +65,23 @@ def boxes_of(summary: FieldSummary, observations: Iterable[Observation]) -> list
     return boxes
 
 
+def _drawn(observation: Observation) -> bool:
+    kind = observation.cell.kind
+    return kind in (CellKind.NUCLEATED, CellKind.PLATELET) or (
+        kind is CellKind.ARTEFACT and observation.cell.reason == SMUDGE
+    )
+
+
+def scale_bar(width_um: float) -> float:
+    """Length of a scale bar, micrometres, for a picture of this width: the largest round one below a quarter of it."""
+    return max((n for n in (1, 2, 5, 10, 20, 50, 100, 200) if n <= width_um / 4), default=1)
+
+
 def by_field(observations: Iterable[Observation]) -> dict[str, list[Observation]]:
-    """Nucleated cells and platelets of each field, in order: what is drawn."""
+    """Nucleated cells, smudge cells and platelets of each field, in order: what is drawn."""
     groups: dict[str, list[Observation]] = defaultdict(list)
     for observation in observations:
-        if observation.cell.kind in (CellKind.NUCLEATED, CellKind.PLATELET):
+        if _drawn(observation):
             groups[observation.field].append(observation)
     return groups
 
@@ -85,10 +101,11 @@ LARGE_PX = 1000
 """A longer side above this is halved where half size was asked for."""
 
 
-def overlay_jpeg(preview: bytes, boxes: Sequence[Box], half: bool = False) -> bytes:
+def overlay_jpeg(preview: bytes, boxes: Sequence[Box], half: bool = False, um_per_px: float = math.nan) -> bytes:
     """The field with a box and a class code on every nucleated cell, a thin circle on every platelet, as JPEG.
 
-    A thick line is a cell that counts, a thin one a cell that does not.
+    A thick line is a cell that counts, a thin one a cell that does not. A scale bar stands at the lower left where the
+    preview's scale is known.
     """
     import cv2
     import numpy as np
@@ -117,6 +134,12 @@ def overlay_jpeg(preview: bytes, boxes: Sequence[Box], half: bool = False) -> by
         x = max(0, min(left, picture.shape[1] - width - 4))
         cv2.rectangle(picture, (x, y - height - base - 2), (x + width + 4, y), colour, -1)
         cv2.putText(picture, text, (x + 2, y - base), font, size, (255, 255, 255), 1, cv2.LINE_AA)
+    if um_per_px == um_per_px:
+        um = scale_bar(picture.shape[1] * um_per_px / zoom)
+        left, right, y = 10, 10 + round(zoom * um / um_per_px), picture.shape[0] - 10
+        for colour, thick in (((255, 255, 255), 4), ((0, 0, 0), 2)):
+            cv2.line(picture, (left, y), (right, y), colour, thick)
+            cv2.putText(picture, f"{um:g} um", (left, y - 6), font, size, colour, thick - 1, cv2.LINE_AA)
     ok, encoded = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, OVERLAY_QUALITY])
     if not ok:
         raise ValueError("an overlay could not be encoded")

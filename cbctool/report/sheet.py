@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
@@ -138,13 +141,17 @@ class Sheet:
         line: float = 0.5,
         dash: bool = False,
     ) -> None:
-        """A rectangle whose top left corner is (x, y)."""
+        """A rectangle whose top left corner is (x, y); the gaps of a dashed line are white, to be seen on dark, too."""
         if fill:
             self._set_fill(fill)
         if stroke:
             self._set_stroke(stroke)
             self.canvas.setLineWidth(line)
         if dash:
+            self.canvas.setStrokeColor(_colour("#FFFFFF"))
+            self.canvas.rect(x, self.height - y - height, width, height, stroke=1, fill=0)
+            self._stroke = ""
+            self._set_stroke(stroke or INK)
             self.canvas.setDash(2, 1.5)
         self.canvas.rect(x, self.height - y - height, width, height, stroke=int(bool(stroke)), fill=int(bool(fill)))
         if dash:
@@ -160,6 +167,17 @@ class Sheet:
         self._set_stroke(colour)
         self.canvas.setLineWidth(0.8)
         self.canvas.circle(x, self.height - y, radius, stroke=1, fill=0)
+
+    @contextmanager
+    def clipped(self, x: float, y: float, width: float, height: float) -> Iterator[None]:
+        """Nothing that is drawn within leaves this rectangle."""
+        self.canvas.saveState()
+        path = self.canvas.beginPath()
+        path.rect(x, self.height - y - height, width, height)
+        self.canvas.clipPath(path, stroke=0, fill=0)
+        yield
+        self.canvas.restoreState()
+        self._fill = self._stroke = ""
 
     def jpeg(self, data: bytes, x: float, y: float, width: float, height: float) -> None:
         """A JPEG, top left corner at (x, y), embedded without decoding; the same picture is stored once."""
@@ -220,11 +238,11 @@ def shortened(text: str, font: str, size: float, width: float) -> str:
 
 
 def wrapped(text: str, font: str, size: float, width: float) -> list[str]:
-    """Lines of at most ``width`` points; a word that is wider is broken."""
+    """Lines of at most ``width`` points; a word that is wider is broken, a number keeps its percent sign."""
     lines: list[str] = []
     for paragraph in text.split("\n"):
         line = ""
-        for word in one_line(paragraph).split():
+        for word in re.split(r"\s+(?!%)", one_line(paragraph).strip()):
             trial = f"{line} {word}" if line else word
             if text_width(trial, font, size) <= width:
                 line = trial

@@ -163,19 +163,14 @@ _SCALE_WORDS: Mapping[ScaleSource, str] = {
     ScaleSource.GIVEN: "given",
     ScaleSource.METADATA: "from the file",
     ScaleSource.RED_CELLS: "from the red cells",
-    ScaleSource.SLIDE: "from the slide's other fields",
+    ScaleSource.SLIDE: "from other fields",
 }
-
-
-def scale_words(source: ScaleSource) -> str:
-    """Where a scale came from, in words."""
-    return _SCALE_WORDS[source]
 
 
 def scale_text(result: SlideResult) -> str:
     """The slide's scale and where its fields have it from."""
     sources = sorted({summary.scale.source for summary in result.fields}, key=list(ScaleSource).index)
-    return f"{number(result.um_per_px, 4)} µm per pixel, {' and '.join(scale_words(s) for s in sources)}"
+    return f"{number(result.um_per_px, 4)} µm/px, {' and '.join(_SCALE_WORDS[s] for s in sources)}"
 
 
 def parse_time(text: str) -> datetime:

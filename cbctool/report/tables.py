@@ -60,7 +60,7 @@ CELL_COLUMNS: tuple[str, ...] = (
 DIFFERENTIAL_COLUMNS: tuple[str, ...] = (
     *("class", "count", "percent", "ci_low", "ci_high", "reference_low", "reference_high", "outside"),
     *("total_low", "total_high", "absolute_10e9_per_l", "absolute_reference_low", "absolute_reference_high"),
-    "absolute_outside",
+    *("absolute_outside", "adequacy"),
 )
 
 SUMMARY_COLUMNS: tuple[str, ...] = (
@@ -178,11 +178,16 @@ def _quoted(text: str) -> str:
 
 
 def differential_csv(differential: Differential) -> str:
-    """``differential.csv``: a row per leukocyte class; ``total_*`` is the interval with the classifier's own error."""
+    """``differential.csv``: a row per leukocyte class; ``total_*`` is the interval with the classifier's own error.
+
+    ``adequacy`` is the same in every row: percentages are given for any count, and "no differential" says of which not
+    to use them.
+    """
     rows = [
         {
             "class": row.cell_class.value,
-            **{name: getattr(row, name) for name in DIFFERENTIAL_COLUMNS if name != "class"},
+            **{name: getattr(row, name) for name in DIFFERENTIAL_COLUMNS[1:-1]},
+            "adequacy": differential.adequacy.value,
         }
         for row in differential.rows
     ]

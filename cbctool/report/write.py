@@ -70,7 +70,8 @@ def _files(result: SlideResult, style: ReportStyle, rules: Sequence[FlagRule]) -
         for i, summary in enumerate(fields_to_show(result)[: style.max_overlays]):
             overlays[summary.name] = names[summary.name]
             boxes = boxes_of(summary, groups.get(summary.name, ()))
-            yield names[summary.name], overlay_jpeg(summary.preview_jpeg, boxes, half=i >= FULL_OVERLAYS)
+            scale = summary.scale.um_per_px / summary.preview_scale
+            yield names[summary.name], overlay_jpeg(summary.preview_jpeg, boxes, i >= FULL_OVERLAYS, scale)
     if "pdf" in style.outputs:
         yield "report.pdf", report_pdf(result, style, rules)
     if "html" in style.outputs:
