@@ -595,8 +595,9 @@ class RedCellOptions:
         and the diameter is too small: by ``lost`` times the share of the density that is lacking, on BCCD, PBC and
         ALL-IDB1 alike, exposed 1.03 to 1.2 times over. They have 0.2, 0.28 and 0.2 in green, two thirds
         of it in blue; the share is told from the usual density.
-    clipped_cover : float
-        There, where less than this share of the field is still covered, a few round bodies are nuclei and pieces.
+    max_clipped_density, clipped_cover : float
+        There, bodies denser than the first, or a few where less of the field than the second is still covered, are
+        nuclei and pieces.
     elongation : float
         A radius this much longer than a cell's short ones runs on into a neighbour.
     min_cells, enough_cells, many_cells : int
@@ -638,7 +639,8 @@ class RedCellOptions:
     usual_density: float = 0.25
     usual_blue_density: float = 0.17
     lost: float = 0.125
-    clipped_cover: float = 0.3
+    max_clipped_density: float = 0.4
+    clipped_cover: float = 0.15
     elongation: float = 1.25
     min_cells: int = 3
     enough_cells: int = 4
@@ -713,8 +715,9 @@ def estimate_scale(
     sigma = max(0.06, 1.4826 * float(np.median(np.abs(diameters - diameter))) / diameter)
     uncertainty = math.hypot(1.2533 * sigma / math.sqrt(float(cells.free.sum())), options.systematic)
     if background and background.is_clipped(options.channel):
+        few = seen < options.enough_cells or cells.share < options.enough_area
         bare = background.cover < options.clipped_cover and seen < options.many_cells
-        if bare or cells.share < options.enough_area:
+        if few or bare or cells.density > options.max_clipped_density:
             return None
         lacking = options.lost * max(0.0, 1.0 - cells.density / options.usual_density)
         diameter, uncertainty = diameter * (1.0 + lacking), math.hypot(uncertainty, lacking)
