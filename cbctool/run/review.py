@@ -35,8 +35,6 @@ WORDS: tuple[str, ...] = (*CLASSES, ARTEFACT, UNCLASSIFIED)
 """What may stand in ``class``: a class, or one of two words for what has none."""
 
 REASON = "named by the reviewer"
-OWN_FILES = ("report.pdf", "report.html", "result.hl7", "fhir.json", manifest.MANIFEST)
-"""Files of a slide's folder that are not carried over where the reviewed report no longer has them."""
 
 
 @dataclass(frozen=True)
@@ -261,7 +259,7 @@ def _profile_of(result: SlideResult) -> Profile:
 
 
 def _replace_report(folder: Path, result: SlideResult, profile: Profile) -> None:
-    """Write everything into a hidden folder beside, carry over what is not ours, and swap the two by rename."""
+    """Write everything into a hidden folder beside, and swap the two by rename."""
     from cbctool.run.pipeline import report_style
 
     folder = folder.resolve()
@@ -270,14 +268,11 @@ def _replace_report(folder: Path, result: SlideResult, profile: Profile) -> None
     partial: Path | None = None
     try:
         partial = manifest.partial_folder(out, folder.name)
-        written = {path.name for path in report.write_slide(result, partial, style, flags.RULES)}
+        report.write_slide(result, partial, style, flags.RULES)
         done = manifest.read_manifest(folder)
         if done is not None:
             text = manifest.manifest_text(replace(done, row=report.summary_row(result)))
             (partial / manifest.MANIFEST).write_text(text, encoding="utf-8")
-        for path in folder.iterdir():
-            if path.is_file() and path.name not in written and not _is_output(path.name):
-                shutil.copy2(path, partial / path.name)
         manifest.put_in_place(partial, folder)
     except OSError as error:
         raise OutputError(
@@ -289,10 +284,6 @@ def _replace_report(folder: Path, result: SlideResult, profile: Profile) -> None
             shutil.rmtree(partial, ignore_errors=True)
     if (out / "summary.csv").is_file():
         _write_tables(out, result, style)
-
-
-def _is_output(name: str) -> bool:
-    return name in OWN_FILES or (name.startswith("overlay_") and name.endswith(".jpg"))
 
 
 def _write_tables(out: Path, result: SlideResult, style: report.ReportStyle) -> None:
