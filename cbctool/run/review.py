@@ -26,6 +26,7 @@ from cbctool.records import (
 )
 from cbctool.run import manifest
 from cbctool.run.discover import folder_name
+from cbctool.run.spreadsheet import decode, separator
 
 logger = logging.getLogger(__name__)
 
@@ -129,15 +130,11 @@ def read_corrections(path: Path) -> list[dict[str, str]]:
         Where it cannot be read, or has no columns ``field``, ``cell`` and ``class``.
     """
     try:
-        data = path.read_bytes()
+        text = decode(path.read_bytes())
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}.", "Check the path of --corrections.") from error
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = data.decode("cp1252", "replace")
     heading = text.splitlines()[0] if text.strip() else ""
-    delimiter = max(",;\t", key=heading.count)
+    delimiter = separator(text)
     rows = report.parse_table(text, delimiter)
     missing = {"field", "cell", "class"} - {name.strip().strip('"') for name in heading.split(delimiter)}
     if missing:
