@@ -267,13 +267,13 @@ def validate(
     truth: Annotated[
         Path | None,
         typer.Option(
-            help="Annotation: VOC, YOLO or COCO; CSV of boxes, points or classes; masks; manual differentials."
+            help="Annotation: VOC, YOLO, COCO, LabelMe; CSV of boxes, points or classes; masks; manual differentials."
         ),
     ] = None,
     truth_format: Annotated[
         str | None,
         typer.Option(
-            help="voc, yolo, coco, boxes, points, masks, field-classes, differentials. [default: told by content]"
+            help="voc, yolo, coco, labelme, boxes, points, masks, field-classes, differentials. [default: by content]"
         ),
     ] = None,
     name_map: Annotated[

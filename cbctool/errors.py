@@ -87,7 +87,7 @@ class OutputError(CbctoolError):
 
 
 class ReportInUseError(CbctoolError):
-    """One slide's earlier report cannot be replaced, since somebody has it open; the other slides go on."""
+    """One slide's earlier report is open, or something else lies in its place; the other slides go on."""
 
     exit_code = ExitCode.OUTPUT
 

@@ -167,6 +167,22 @@ def test_deeper_folders_are_named_and_skipped_and_empty_ones_fail(tmp_path: Path
     assert [failure.slide for failure in found.failures] == ["void"]
 
 
+def test_where_only_deeper_folders_hold_pictures_they_are_named(tmp_path: Path) -> None:
+    put(tmp_path / "patient" / "slide" / "1.png")
+    with pytest.raises(InputError, match=r"patient/slide lies deeper .* give .*patient itself"):
+        discover_slides(tmp_path)
+    with pytest.raises(InputError, match="patient is a folder and was skipped"):
+        discover_slides(tmp_path, one_slide=True)
+
+
+def test_the_sheet_that_is_used_is_not_called_ignored(tmp_path: Path) -> None:
+    put(tmp_path / "a.png")
+    put(tmp_path / "slides.csv", b"slide,wbc\na,7\n")
+    assert discover_slides(tmp_path).notes == ()
+    other = put(tmp_path / "other.csv", b"slide,wbc\na,8\n")
+    assert discover_slides(tmp_path, sheet=other).notes == ("Ignored, being no pictures: slides.csv.",)
+
+
 def test_one_slide_takes_a_flat_folder(tmp_path: Path) -> None:
     folder = tmp_path / "flat"
     put(folder / "f2.png")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cbctool.errors import OutputError
+from cbctool.errors import InputError, OutputError
 from cbctool.run.journal import Journal, status_text
 
 
@@ -85,7 +85,7 @@ def test_status_prints_every_slide(tmp_path: Path) -> None:
 
 
 def test_status_without_a_journal_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="no journal"):
+    with pytest.raises(InputError, match="no journal"):
         status_text(tmp_path)
 
 

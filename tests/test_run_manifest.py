@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cbctool.errors import OutputError
+from cbctool.errors import OutputError, ReportInUseError
 from cbctool.records import Slide
 from cbctool.run import manifest
 
@@ -61,10 +61,40 @@ def test_a_broken_manifest_is_none_so_that_the_slide_is_redone(tmp_path: Path, t
 def test_put_in_place_replaces_a_folder_whole(tmp_path: Path) -> None:
     for content in ("old", "new"):
         folder = manifest.partial_folder(tmp_path, "a")
-        (folder / content).touch()
+        (folder / "result.json").write_text(content)
+        (folder / f"overlay_{content}.jpg").touch()
         manifest.put_in_place(folder, tmp_path / "a")
-    assert [p.name for p in (tmp_path / "a").iterdir()] == ["new"]
+    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["overlay_new.jpg", "result.json"]
+    assert (tmp_path / "a" / "result.json").read_text() == "new"
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+def test_what_somebody_put_beside_a_report_is_carried_over(tmp_path: Path) -> None:
+    (tmp_path / "a" / "scans").mkdir(parents=True)
+    for name in ("result.json", "report.pdf", "signed.txt", "scans/page.txt"):
+        (tmp_path / "a" / name).write_text("old")
+    folder = manifest.partial_folder(tmp_path, "a")
+    (folder / "result.json").write_text("new")
+    manifest.put_in_place(folder, tmp_path / "a")
+    files = {p.relative_to(tmp_path / "a").as_posix(): p.read_text() for p in tmp_path.rglob("*") if p.is_file()}
+    assert files == {"result.json": "new", "signed.txt": "old", "scans/page.txt": "old"}
+
+
+@pytest.mark.parametrize("what", ["pictures", "file", "link"])
+def test_what_is_no_report_is_never_replaced(tmp_path: Path, what: str) -> None:
+    place = tmp_path / "a"
+    if what == "pictures":
+        place.mkdir()
+        (place / "1.png").touch()
+    elif what == "file":
+        place.touch()
+    else:
+        place.symlink_to("nowhere")
+    folder = manifest.partial_folder(tmp_path, "a")
+    with pytest.raises(ReportInUseError, match="no report of cbctool"):
+        manifest.put_in_place(folder, place)
+    assert os.path.lexists(place)
+    assert what != "pictures" or (place / "1.png").exists()
 
 
 def test_preparing_clears_up_after_a_run_that_was_killed(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from written import numbers, table
 from cbctool.errors import ExitCode, InputError, OutputError, UsageError, WeightsError
 from cbctool.records import Failure, Slide
 from cbctool.run import manifest, pipeline
-from cbctool.run.analyse import RunReport, analyse
+from cbctool.run.analyse import RunReport, analyse, with_twins_named
 from cbctool.run.discover import discover_slides
 from cbctool.run.parcel import Shelf
 from cbctool.run.pipeline import Analyser, Settings, SlideDone, file_sizes, hash_inputs, slide_scale
@@ -197,6 +197,15 @@ def test_one_bad_field_harms_nobody(drawn_slides: Path, tmp_path: Path) -> None:
     assert "signed by Dr. Grün" in result["supersedes"]
 
 
+def test_a_report_never_takes_the_place_of_its_own_pictures(drawn_slides: Path, tmp_path: Path) -> None:
+    pictures = shutil.copytree(drawn_slides / "two-fields", tmp_path / "smear")
+    before = {p.name: p.read_bytes() for p in pictures.iterdir()}
+    report = analyse(pictures, Settings(out=tmp_path, jobs=1), one_slide=True)
+    assert report.exit_code is ExitCode.ALL_FAILED
+    assert "in the way" in report.failures[0].error
+    assert {p.name: p.read_bytes() for p in pictures.iterdir()} == before
+
+
 def test_all_failed(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.jpg").write_bytes(b"no picture")
@@ -213,6 +222,13 @@ def test_the_same_content_under_two_names_is_said_on_both(drawn_slides: Path, tm
     for name, other in (("first", "second"), ("second", "first")):
         result = json.loads((tmp_path / "out" / name / "result.json").read_text(encoding="utf-8"))
         assert any(f"Same content as slide {other}" in warning for warning in result["warnings"])
+
+
+def test_of_many_slides_with_the_same_content_a_few_are_named(tmp_path: Path) -> None:
+    for i in range(9):
+        (tmp_path / f"{i}.png").write_bytes(b"the same")
+    first = with_twins_named(discover_slides(tmp_path).slides, tmp_path)[0]
+    assert first.warnings == ("Same content as slide 1, 2, 3, 4, 5 and 3 more: a possible mix-up of samples.",)
 
 
 def test_a_worker_that_is_killed_costs_nothing(drawn_slides: Path, tmp_path: Path) -> None:
@@ -331,3 +347,15 @@ def test_finished_slides_of_earlier_runs_stay_in_the_summary(
     analyse(drawn_slides / "single.png", Settings(out=out, jobs=1))
     assert [row["slide"] for row in table(out / "summary.csv")] == ["single", "two-fields"]
     assert len(list(manifest.finished_slides(out))) == 2
+
+
+def test_failed_slides_of_earlier_runs_stay_in_both_tables(tmp_path: Path) -> None:
+    out = tmp_path / "reports"
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"{name}.png").touch()
+        analyse(tmp_path / name, Settings(out=out, jobs=1))
+    assert [(row["slide"], row["status"]) for row in table(out / "summary.csv")] == [
+        ("one", "failed"), ("two", "failed"),
+    ]  # fmt: skip
+    assert [row["slide"] for row in table(out / "failures.csv")] == ["one", "two"]

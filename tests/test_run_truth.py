@@ -177,6 +177,107 @@ def test_masks_and_field_classes(tmp_path):
     assert truth.fields[0].classes == (CellClass.NEUTROPHIL, CellClass.EOSINOPHIL)
 
 
+BOXES = "field,class,x_min,ymin,X_Max,ymax\na.png,RBC,10,20,30.5,40\n"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        BOXES.encode(),
+        BOXES.encode("utf-8-sig"),
+        BOXES.encode("utf-16"),
+        BOXES.replace(",", "\t").encode(),
+        BOXES.replace(",", ";").replace(".5", ",5").replace("\n", "\r\n").encode("cp1252"),
+    ],
+)
+def test_tables_may_be_as_a_spreadsheet_saves_them(tmp_path, data):
+    (tmp_path / "boxes.csv").write_bytes(data)
+    truth = read_truth(tmp_path / "boxes.csv", [picture(tmp_path)])
+    assert truth.format is TruthFormat.BOXES
+    assert boxes(truth.fields[0]) == [("erythrocyte", 20, 10, 40, 30.5)]
+    assert truth.faults == ()
+
+
+def test_a_corner_and_a_size_are_not_taken_for_a_point(tmp_path):
+    path = write(tmp_path / "boxes.csv", "field,label,x,y,width,height\na,RBC,10,20,5,5\n")
+    with pytest.raises(UsageError, match="xmin, ymin, xmax, ymax"):
+        detect_format(path)
+
+
+def test_names_in_any_script_are_told_apart(tmp_path):
+    path = write(tmp_path / "boxes.csv", "id,name,xmin,ymin,xmax,ymax\na,白细胞,1,1,9,9\na,红细胞,10,20,30,40\n")
+    truth = read_truth(path, [picture(tmp_path)], name_map=parse_name_map(["白细胞=nucleated"]))
+    assert [kind for kind, *_ in boxes(truth.fields[0])] == ["nucleated", ""]
+
+
+def test_names_that_all_mean_nothing_are_refused(tmp_path):
+    path = write(tmp_path / "boxes.csv", "id,name,xmin,ymin,xmax,ymax\na,0,1,1,9,9\na,1,10,20,30,40\n")
+    with pytest.raises(UsageError, match=r"'0', '1'.*--map"):
+        read_truth(path, [picture(tmp_path)])
+
+
+@pytest.mark.parametrize(
+    "line", ["0 0.05 0.2 0.15 0.2 0.15 0.4 0.05 0.4", "0 0.1 0.3 0.1 0.2 0.93"], ids=["polygon", "confidence"]
+)
+def test_yolo_lines_of_other_lengths(tmp_path, line):
+    write(tmp_path / "data.yaml", "names: [WBC]\n")  # two folders above the labels, as Roboflow puts it
+    write(tmp_path / "train" / "labels" / "a.txt", f"{line}\n0 0.5 0.5\n")
+    truth = read_truth(tmp_path / "train" / "labels", [picture(tmp_path)])
+    ((kind, *sides),) = boxes(truth.fields[0])
+    assert kind == "nucleated"
+    assert sides == pytest.approx([20, 10, 40, 30])
+    assert ["line 2" in fault.what for fault in truth.faults] == [True]
+
+
+def test_coco_polygons_and_several_files(tmp_path):
+    for i, shape in enumerate([{"segmentation": [[10, 20, 30, 20, 30, 40]], "bbox": []}, {"bbox": [10, 20, 20, 20]}]):
+        coco = {
+            "images": [{"id": 1, "file_name": f"{i}.png", "width": 400, "height": 200}],
+            "categories": [{"id": 1, "name": "WBC"}],
+            "annotations": [{"id": 1, "image_id": 1, "category_id": 1, **shape}],
+        }
+        write(tmp_path / "coco" / f"{i}.json", json.dumps(coco))
+    truth = read_truth(tmp_path / "coco", [picture(tmp_path, f"{i}.png") for i in (0, 1)])
+    assert truth.format is TruthFormat.COCO
+    assert [boxes(field) for field in truth.fields] == [[("nucleated", 20, 10, 40, 30)]] * 2
+    assert [fault.what for fault in truth.faults] == ["annotated at 400 x 200 px, but the picture has 200 x 100"] * 2
+
+
+def test_labelme(tmp_path):
+    shapes = [
+        {"label": "WBC", "points": [[30, 40], [10, 20]], "shape_type": "rectangle"},
+        {"label": "RBC", "points": [[50, 50], [50, 60]], "shape_type": "circle"},
+        {"label": "RBC", "points": []},
+    ]
+    write(tmp_path / "json" / "a.json", json.dumps({"shapes": shapes, "imageHeight": 100, "imageWidth": 200}))
+    write(tmp_path / "json" / "b.json", '{"shapes')
+    truth = read_truth(tmp_path / "json", [picture(tmp_path)])
+    assert truth.format is TruthFormat.LABELME
+    assert boxes(truth.fields[0]) == [("nucleated", 20, 10, 40, 30), ("erythrocyte", 40, 40, 60, 60)]
+    assert [fault.source for fault in truth.faults[:2]] == ["a.json", "b.json"]
+
+
+def test_xml_of_another_kind_says_what_to_export(tmp_path):
+    write(tmp_path / "annotations.xml", "<annotations><image name='a.png'/></annotations>")
+    with pytest.raises(InputError, match="export it as Pascal VOC"):
+        read_truth(tmp_path / "annotations.xml", [picture(tmp_path)])
+
+
+def test_a_row_per_cell_adds_up(tmp_path):
+    path = write(tmp_path / "classes.csv", "id,class\na,neutrophil\na,lymphocyte\n")
+    truth = read_truth(path, [picture(tmp_path)])
+    assert truth.fields[0].classes == (CellClass.NEUTROPHIL, CellClass.LYMPHOCYTE)
+    assert truth.faults == ()
+
+
+def test_manual_percentages_may_be_written_with_their_sign(tmp_path):
+    path = write(tmp_path / "manual.csv", "slide;neutrophil;lymphocyte\ns;62,5 %;37,5%\n")
+    ((manual,), faults) = read_differentials(path)
+    assert manual.percent == {CellClass.NEUTROPHIL: 62.5, CellClass.LYMPHOCYTE: 37.5}
+    assert manual.cells is None
+    assert faults == ()
+
+
 def test_truth_of_other_pictures_is_refused(tmp_path):
     write(tmp_path / "xml" / "z.xml", VOC)
     with pytest.raises(InputError, match="none of the pictures"):

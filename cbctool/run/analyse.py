@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import json
 import logging
@@ -30,6 +31,9 @@ from cbctool.run.pipeline import (
 )
 
 logger = logging.getLogger(__name__)
+
+TWINS_NAMED = 5
+"""Slides of the same content that a warning names: 2,500 empty pictures would make 44 MB of warnings."""
 
 
 @dataclass(frozen=True)
@@ -151,24 +155,37 @@ def write_tables(
     from cbctool import report
 
     seen = {*slides, *(failure.slide for failure in failures)}
-    known: dict[str, Mapping[str, Any]] = {}
-    for one in manifest.finished_slides(out):
-        known[one.slide] = one.row
-    old_failures: list[Failure] = []
-    table = out / "failures.csv"
-    if table.is_file():
-        try:
-            old_failures = [
-                Failure(row["slide"], row["path"], row["error"], row["advice"])
-                for row in report.read_table(table)
-                if row["slide"] not in seen
-            ]
-        except (KeyError, ValueError) as error:
-            logger.warning("%s: cannot be read any more (%s) and is written anew", table, error)
+    old_failures = [
+        Failure(row["slide"], row["path"], row["error"], row["advice"])
+        for row in _earlier(out / "failures.csv", ("slide", "path", "error", "advice"))
+        if row["slide"] not in seen
+    ]
+    known: dict[str, Mapping[str, Any]] = {
+        row["slide"]: row
+        for row in _earlier(out / "summary.csv", ("slide", "status"))
+        if row["status"] == "failed" and row["slide"] not in seen  # those with a report have it in their folder
+    }
+    known |= {one.slide: one.row for one in manifest.finished_slides(out)}
     for row in rows:
         known[row["slide"]] = row
     rows = [known[name] for name in sorted(known)]
     report.write_run(out, rows, [*old_failures, *failures], analyser.style, folder_of=folder_name)
+
+
+def _earlier(table: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
+    """The rows of a table that an earlier run wrote; none, with a warning, where somebody has spoilt it."""
+    from cbctool import report
+
+    if not table.is_file():
+        return []
+    try:
+        rows = report.read_table(table)
+        if rows and (missing := set(columns) - rows[0].keys()):
+            raise ValueError(f"no column {', '.join(sorted(missing))}")
+    except (OSError, ValueError, csv.Error) as error:
+        logger.warning("%s: cannot be read any more (%s) and is written anew", table, error)
+        return []
+    return rows
 
 
 def with_twins_named(slides: Sequence[Slide], out: Path) -> list[Slide]:
@@ -195,7 +212,8 @@ def with_twins_named(slides: Sequence[Slide], out: Path) -> list[Slide]:
     result = []
     for slide in slides:
         if others := sorted(twins.get(slide.name, ())):
-            warning = f"Same content as slide {', '.join(others)}: a possible mix-up of samples."
+            more = f" and {len(others) - TWINS_NAMED} more" if len(others) > TWINS_NAMED else ""
+            warning = f"Same content as slide {', '.join(others[:TWINS_NAMED])}{more}: a possible mix-up of samples."
             logger.warning("%s: %s", slide.name, warning)
             slide = dataclasses.replace(slide, warnings=(*slide.warnings, warning))
         result.append(slide)

@@ -101,11 +101,15 @@ def discover_slides(
                 f"The output folder {printable(out)} lies inside the input {shown}.",
                 "Choose one outside it with --out.",
             )
-        found = _one_slide(path, one_slide, shown) if one_slide else _folder(path)
         if sheet is None and (path / SHEET_NAME).is_file():
             sheet = path / SHEET_NAME
+        top = _list(path)
+        top.ignored = [name for name in top.ignored if path / name != sheet]
+        found = _one_slide(path, one_slide, top) if one_slide else _folder(path, top)
     if not found.slides and not found.failures:
-        raise InputError(f"{shown} holds no picture.", f"Pictures end in {', '.join(sorted(EXTENSIONS))}.")
+        raise InputError(
+            f"{shown} holds no picture.", " ".join(found.notes) or f"Pictures end in {', '.join(sorted(EXTENSIONS))}."
+        )
     return _with_sheet(found, read_sheet(sheet), printable(sheet)) if sheet is not None else found
 
 
@@ -228,8 +232,7 @@ def _list(folder: Path) -> _Listing:
     return listing
 
 
-def _folder(path: Path) -> Discovery:
-    top = _list(path)
+def _folder(path: Path, top: _Listing) -> Discovery:
     slides = [(_file_slide(one), one.name) for one in top.pictures]
     slides += [(_file_slide(one, True), one.name) for one in top.whole_slides]
     failures, ignored, notes = top.failures, top.ignored, []
@@ -258,8 +261,7 @@ def _folder(path: Path) -> Discovery:
     return Discovery(_unique_names(slides), tuple(failures), tuple(notes + _ignored_note(ignored)))
 
 
-def _one_slide(path: Path, one_slide: str | bool, shown: str) -> Discovery:
-    top = _list(path)
+def _one_slide(path: Path, one_slide: str | bool, top: _Listing) -> Discovery:
     name = one_slide if isinstance(one_slide, str) else path.resolve().name or "slide"
     notes = [f"{printable(one.name)} is a folder and was skipped; --one-slide takes a flat one." for one in top.folders]
     failures = top.failures + [

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 
-from cbctool.errors import OutputError
+from cbctool.errors import InputError, OutputError
 from cbctool.imaging.read import printable
 
 logger = logging.getLogger(__name__)
@@ -209,11 +209,11 @@ def status_text(folder: Path, as_json: bool = False) -> str:
 
     Raises
     ------
-    OutputError
+    InputError
         If there is no journal in the folder.
     """
     if not (folder / NAME).is_file():
-        raise OutputError(f"{folder}: no journal is there.", "Give the --out folder of a `cbctool watch`.")
+        raise InputError(f"{folder}: no journal is there.", "Give the --out folder of a `cbctool watch`.")
     with Journal(folder, read_only=True) as journal:
         entries, counts = journal.entries(), journal.counts()
     try:

@@ -318,12 +318,14 @@ class _Run:
         )
         inputs = hash_inputs(slide)
         identity = manifest.identity(slide, inputs, self.analyser.weights.sha256, self.analyser.options)
-        before = manifest.read_manifest(settings.out / folder_name(slide.name))
+        place = settings.out / folder_name(slide.name)
+        before = manifest.read_manifest(place)
         if before is not None and before.identity == identity and not settings.overwrite and not _incomplete(before):
             logger.info("%s: unchanged, skipped", slide.name)
             yield SlideDone(slide, before.row, skipped=True)
             return
         try:
+            manifest.check_place(place)
             tasks, tiles = self._plan(slide)
         except (CbctoolError, TimeoutError, WorkerLostError) as error:
             yield SlideFailed(slide, (failure_of(slide.name, str(slide.paths[0]), error),))

@@ -26,6 +26,7 @@ from cbctool.records import (
 )
 from cbctool.run import manifest
 from cbctool.run.discover import folder_name
+from cbctool.run.spreadsheet import decode, separator
 
 logger = logging.getLogger(__name__)
 
@@ -35,8 +36,6 @@ WORDS: tuple[str, ...] = (*CLASSES, ARTEFACT, UNCLASSIFIED)
 """What may stand in ``class``: a class, or one of two words for what has none."""
 
 REASON = "named by the reviewer"
-OWN_FILES = ("report.pdf", "report.html", "result.hl7", "fhir.json", manifest.MANIFEST)
-"""Files of a slide's folder that are not carried over where the reviewed report no longer has them."""
 
 
 @dataclass(frozen=True)
@@ -131,15 +130,11 @@ def read_corrections(path: Path) -> list[dict[str, str]]:
         Where it cannot be read, or has no columns ``field``, ``cell`` and ``class``.
     """
     try:
-        data = path.read_bytes()
+        text = decode(path.read_bytes())
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}.", "Check the path of --corrections.") from error
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = data.decode("cp1252", "replace")
     heading = text.splitlines()[0] if text.strip() else ""
-    delimiter = max(",;\t", key=heading.count)
+    delimiter = separator(text)
     rows = report.parse_table(text, delimiter)
     missing = {"field", "cell", "class"} - {name.strip().strip('"') for name in heading.split(delimiter)}
     if missing:
@@ -261,7 +256,7 @@ def _profile_of(result: SlideResult) -> Profile:
 
 
 def _replace_report(folder: Path, result: SlideResult, profile: Profile) -> None:
-    """Write everything into a hidden folder beside, carry over what is not ours, and swap the two by rename."""
+    """Write everything into a hidden folder beside, and swap the two by rename."""
     from cbctool.run.pipeline import report_style
 
     folder = folder.resolve()
@@ -270,14 +265,11 @@ def _replace_report(folder: Path, result: SlideResult, profile: Profile) -> None
     partial: Path | None = None
     try:
         partial = manifest.partial_folder(out, folder.name)
-        written = {path.name for path in report.write_slide(result, partial, style, flags.RULES)}
+        report.write_slide(result, partial, style, flags.RULES)
         done = manifest.read_manifest(folder)
         if done is not None:
             text = manifest.manifest_text(replace(done, row=report.summary_row(result)))
             (partial / manifest.MANIFEST).write_text(text, encoding="utf-8")
-        for path in folder.iterdir():
-            if path.is_file() and path.name not in written and not _is_output(path.name):
-                shutil.copy2(path, partial / path.name)
         manifest.put_in_place(partial, folder)
     except OSError as error:
         raise OutputError(
@@ -289,10 +281,6 @@ def _replace_report(folder: Path, result: SlideResult, profile: Profile) -> None
             shutil.rmtree(partial, ignore_errors=True)
     if (out / "summary.csv").is_file():
         _write_tables(out, result, style)
-
-
-def _is_output(name: str) -> bool:
-    return name in OWN_FILES or (name.startswith("overlay_") and name.endswith(".jpg"))
 
 
 def _write_tables(out: Path, result: SlideResult, style: report.ReportStyle) -> None:

@@ -19,13 +19,13 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
 from cbctool.errors import InputError, UsageError
 from cbctool.imaging.headers import CREDIBLE_UM_PER_PX
 from cbctool.imaging.read import printable, read_bytes
+from cbctool.run.spreadsheet import decode, parse_number, separator
 
 SHEET_NAME = "slides.csv"
 
@@ -79,14 +79,10 @@ def parse_sheet(data: bytes, shown: str) -> dict[str, SheetRow]:
     """Parse the bytes of a slide sheet; ``shown`` names it in errors. See :func:`read_sheet`."""
     if data[:2] in (b"PK", b"\xd0\xcf"):
         raise UsageError(f"{shown} is a spreadsheet workbook, not CSV.", "Save it as CSV.")
-    try:
-        text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
-    except UnicodeDecodeError:
-        text = data.decode("cp1252", errors="replace")
+    text = decode(data)
     if "\0" in text:
         raise UsageError(f"{shown} is not a text.", "Save it as CSV.")
-    first = text.lstrip("\r\n").partition("\n")[0]
-    delimiter = max(",;\t", key=first.count)
+    delimiter = separator(text)
     try:
         rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
     except csv.Error as error:
@@ -117,7 +113,7 @@ def parse_sheet(data: bytes, shown: str) -> dict[str, SheetRow]:
                 "Put quotation marks around text that holds the separator.",
             )
         entries = dict(zip(header, (entry.strip() for entry in row), strict=False))
-        parsed = _parse_row(entries, number, shown, decimal_comma=delimiter != ",")
+        parsed = _parse_row(entries, number, shown, delimiter)
         if parsed.slide in sheet:
             raise UsageError(
                 f"{shown}, row {number}, column slide: {printable(parsed.slide)!r} is already in row "
@@ -128,7 +124,7 @@ def parse_sheet(data: bytes, shown: str) -> dict[str, SheetRow]:
     return sheet
 
 
-def _parse_row(entries: dict[str, str], number: int, shown: str, decimal_comma: bool) -> SheetRow:
+def _parse_row(entries: dict[str, str], number: int, shown: str, delimiter: str) -> SheetRow:
     def fault(column: str, what: str, advice: str) -> UsageError:
         entry = printable(entries.get(column, ""))[:60]
         return UsageError(f"{shown}, row {number}, column {column}: {entry!r} {what}.", advice)
@@ -138,10 +134,10 @@ def _parse_row(entries: dict[str, str], number: int, shown: str, decimal_comma: 
         if not entry:
             return None
         try:
-            value = float(entry.replace(",", ".") if decimal_comma else entry)
+            value = parse_number(entry, delimiter)
         except ValueError:
             raise fault(column, "is not a number", advice) from None
-        if not math.isfinite(value) or not low <= value <= high:
+        if not low <= value <= high:
             raise fault(column, f"is not between {low:g} and {high:g}", advice)
         return value
 

@@ -1,18 +1,20 @@
 """What people say is in a field: every common annotation format, read into one record.
 
-Formats: Pascal VOC (``*.xml``), YOLO (``*.txt`` with ``classes.txt``, ``obj.names`` or ``data.yaml``), COCO (one
-``.json``), boxes in one CSV (``id|path, name, xmin, ymin, xmax, ymax``), points in one CSV (``id, x, y[, kind]``) or
+Formats: Pascal VOC (``*.xml``), YOLO (``*.txt`` with ``classes.txt``, ``obj.names`` or ``data.yaml``), COCO and LabelMe
+(``*.json``), boxes in one CSV (``id|path, name, xmin, ymin, xmax, ymax``), points in one CSV (``id, x, y[, kind]``) or
 one ``x,y[,class]`` file per field, masks (``*.png``: labels, or 0/128/255 for background, cytoplasm and nucleus),
 classes per field in one CSV (``id, classes``) and manual differentials in one CSV (``slide``, a column per class).
+Tables may have any separator, decimal comma and encoding that a spreadsheet writes.
 
-Pixels are the file's own, origin top left; boxes are taken as half-open. Whatever cannot be used is a
-:class:`TruthFault` and named in the result, never dropped in silence.
+Pixels are the file's own, origin top left; boxes are taken as half-open, polygons as the boxes around them. Whatever
+cannot be used is a :class:`TruthFault` and named in the result, never dropped in silence.
 """
 
 from __future__ import annotations
 
 import csv
 import json
+import math
 import re
 import xml.etree.ElementTree as ElementTree
 from collections import Counter, defaultdict
@@ -24,6 +26,7 @@ from typing import Any
 
 from cbctool.errors import InputError, UsageError
 from cbctool.records import LEUKOCYTES, CellClass, CellKind
+from cbctool.run.spreadsheet import decode, parse_number, separator
 
 SMALLEST_BOX_PX = 2.0
 """A box with a side below this encloses nothing (BCCD has two of 0 x 0 px): named and left out."""
@@ -38,6 +41,7 @@ class TruthFormat(StrEnum):
     VOC = "voc"
     YOLO = "yolo"
     COCO = "coco"
+    LABELME = "labelme"
     BOXES = "boxes"
     POINTS = "points"
     MASKS = "masks"
@@ -214,17 +218,22 @@ def detect_format(path: Path) -> TruthFormat:
             return TruthFormat.YOLO if _looks_like_yolo(path) else TruthFormat.POINTS
         if endings[".csv"] or endings[".xyc"]:
             return TruthFormat.POINTS
-        if endings[".json"] == 1:
-            return TruthFormat.COCO
+        if endings[".json"]:
+            return _format_of_json(next(p for p in sorted(path.rglob("*")) if p.suffix.lower() == ".json"))
     elif path.suffix.lower() == ".json":
-        return TruthFormat.COCO
+        return _format_of_json(path)
     elif path.suffix.lower() == ".xml":
         return TruthFormat.VOC
-    elif path.suffix.lower() == ".csv":
-        columns = {_key(c) for c in _read_rows(path)[0]}
-        if {"xmin", "ymin", "xmax", "ymax"} <= columns:
+    elif path.suffix.lower() in {".csv", ".tsv"}:
+        columns = {_key(c) for c in _read_table(path).header}
+        if set(_SIDES.values()) <= {_SIDES.get(c) for c in columns}:
             return TruthFormat.BOXES
         if {"x", "y"} <= columns:
+            if columns & {"w", "width"}:
+                raise UsageError(
+                    f"Truth {path} has columns x, y and a width: of a corner, a centre or a point, it does not say.",
+                    "Write boxes as xmin, ymin, xmax, ymax; for points, add --truth-format points.",
+                )
             return TruthFormat.POINTS
         if "slide" in columns:
             return TruthFormat.DIFFERENTIALS
@@ -329,12 +338,12 @@ def read_fields_list(path: Path, splits: Sequence[str] = ()) -> list[str]:
     if path.suffix.lower() != ".csv":
         if splits:
             raise UsageError(f"Fields list {path} has no split column.", "--split needs a CSV with one.")
-        return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    header, rows = _read_rows(path)
-    column = _field_column(header, path)
-    if splits and "split" not in header:
+        return [line.strip() for line in _text(path).splitlines() if line.strip()]
+    table = _read_table(path)
+    column = _field_column(table.header, path)
+    if splits and "split" not in table.header:
         raise UsageError(f"Fields list {path} has no split column.", "--split needs one.")
-    return [r[column] for r in rows if not splits or r["split"] in splits]
+    return [r[column] for r in table.rows if not splits or r["split"] in splits]
 
 
 def select_pictures(pictures: Sequence[Path], names: Iterable[str]) -> tuple[list[Path], list[str]]:
@@ -362,7 +371,8 @@ def read_differentials(path: Path) -> tuple[tuple[ManualDifferential, ...], tupl
     InputError, UsageError
         When the file is missing or has no slide or class columns.
     """
-    header, rows = _read_rows(path)
+    table = _read_table(path)
+    header = table.header
     slide_column = next((c for c in header if _key(c) in {"slide", "sample", "id"}), None)
     values: dict[str, CellClass | None] = {}
     percent = False
@@ -386,10 +396,11 @@ def read_differentials(path: Path) -> tuple[tuple[ManualDifferential, ...], tupl
         if cls is None
     ]
     found = []
-    for row in rows:
+    percent |= any(row[c].strip().endswith("%") for row in table.rows for c in values)
+    for row in table.rows:
         slide = row[slide_column].strip()
         try:
-            numbers = {c: float(row[c]) for c in values if row[c] and row[c].strip()}
+            numbers = {c: table.number(row[c].strip().rstrip("% ")) for c in values if row[c].strip()}
         except ValueError:
             faults.append(TruthFault(path.name, f"slide {slide!r}: a value is not a number, left out"))
             continue
@@ -411,6 +422,8 @@ def read_differentials(path: Path) -> tuple[tuple[ManualDifferential, ...], tupl
 
 _FIELD_COLUMNS = frozenset({"id", "field", "path", "image", "image_id", "filename", "file"})
 _NAME_COLUMNS = frozenset({"name", "class", "label", "kind", "cell_class", "category"})
+_SIDES = {spelt: side for side in ("xmin", "ymin", "xmax", "ymax") for spelt in (side, f"{side[0]}_{side[1:]}")}
+"""How box columns are spelt (keys), and their names here."""
 _CLASSES_COLUMNS = frozenset({"classes", "wbc_classes", "class", "label"})
 _NOT_CLASSES = frozenset({"total", "cells", "n", "wbc", "comment", "reader", "date", ""})
 
@@ -433,10 +446,11 @@ class _RawField:
     mask: Path | None = None
     classes: tuple[str, ...] = ()
     faults: tuple[TruthFault, ...] = ()
+    height_width: tuple[int, int] | None = None  # of the picture, as the annotation has it
 
 
 def _key(name: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "_", name.strip().lower()).strip("_")
+    return re.sub(r"[\W_]+", "_", name.strip().casefold()).strip("_")
 
 
 class _PictureIndex:
@@ -460,15 +474,39 @@ class _PictureIndex:
         return agreeing[0] if len(agreeing) == 1 else None
 
 
-def _read_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+@dataclass(frozen=True)
+class _Table:
+    """A CSV file: its heading, its rows, and what separates them."""
+
+    header: list[str]
+    rows: list[dict[str, str]]
+    delimiter: str
+
+    def number(self, text: str) -> float:
+        return parse_number(text, self.delimiter)
+
+    def columns(self) -> dict[str, str]:
+        """Column names by what they are called here: ``X_Min`` is ``xmin``."""
+        return {_SIDES.get(_key(c), _key(c)): c for c in self.header}
+
+
+def _text(path: Path) -> str:
+    try:
+        return decode(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"Truth {path} cannot be read ({error.strerror}).", "Check the path and its rights.") from None
+
+
+def _read_table(path: Path) -> _Table:
     if not path.is_file():
         raise InputError(f"Truth {path} does not exist.", "Check the path.")
+    text = _text(path)
+    delimiter = separator(text)
     try:
-        with path.open(newline="", encoding="utf-8-sig") as handle:
-            reader = csv.DictReader(handle, restval="")
-            return [c or "" for c in reader.fieldnames or ()], list(reader)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"Truth {path} cannot be read as CSV ({error}).", "Save it as UTF-8 CSV.") from error
+        reader = csv.DictReader(text.splitlines(keepends=True), restval="", delimiter=delimiter)
+        return _Table([c or "" for c in reader.fieldnames or ()], list(reader), delimiter)
+    except csv.Error as error:
+        raise UsageError(f"Truth {path} cannot be read as CSV ({error}).", "Save it as CSV.") from error
 
 
 def _field_column(header: Sequence[str], path: Path) -> str:
@@ -493,6 +531,10 @@ def _read_voc(path: Path, index: _PictureIndex) -> list[_RawField]:
         except ElementTree.ParseError as error:
             fields.append(_RawField(file.stem, faults=(TruthFault(file.name, f"not XML: {error}"),)))
             continue
+        if root.tag != "annotation":
+            what = f"no Pascal VOC (its root is <{root.tag}>): export it as Pascal VOC, COCO or YOLO"
+            fields.append(_RawField("", faults=(TruthFault(file.name, what),)))
+            continue
         boxes, faults = [], []
         for number, item in enumerate(root.iter("object"), start=1):
             name = item.findtext("name", "").strip()
@@ -502,19 +544,32 @@ def _read_voc(path: Path, index: _PictureIndex) -> list[_RawField]:
                 faults.append(TruthFault(file.name, f"object {number} ({name or 'no name'}) has no box"))
                 continue
             boxes.append(_RawBox(name, x0, y0, x1, y1))
+        size = _stated_size(root.findtext("size/height"), root.findtext("size/width"))
         # The file's own stem counts: <filename> often lacks the ending or names a picture elsewhere.
-        fields.append(_RawField(file.stem, tuple(boxes), faults=tuple(faults)))
+        fields.append(_RawField(file.stem, tuple(boxes), faults=tuple(faults), height_width=size))
     return fields
 
 
+def _stated_size(height: Any, width: Any) -> tuple[int, int] | None:
+    """The picture's size as the annotation has it; None where it says nothing, or 0 as some tools do."""
+    try:
+        return (int(height), int(width)) if int(height) > 0 and int(width) > 0 else None
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def _box_around(name: str, xs: Sequence[float], ys: Sequence[float]) -> _RawBox:
+    return _RawBox(name, min(xs), min(ys), max(xs), max(ys))
+
+
 def _yolo_names(path: Path) -> list[str]:
-    for folder in (path, path.parent):
+    for folder in (path, *path.absolute().parents[:2]):  # as in train/labels beside train/images
         for name in ("classes.txt", "obj.names", "labels.names"):
             if (folder / name).is_file():
-                return [x.strip() for x in (folder / name).read_text(encoding="utf-8-sig").splitlines() if x.strip()]
+                return [x.strip() for x in _text(folder / name).splitlines() if x.strip()]
         for name in ("data.yaml", "data.yml", "dataset.yaml"):
             if (folder / name).is_file():
-                return _names_of_yaml((folder / name).read_text(encoding="utf-8-sig"))
+                return _names_of_yaml(_text(folder / name))
     return []
 
 
@@ -533,9 +588,9 @@ def _looks_like_yolo(path: Path) -> bool:
     if _yolo_names(path):
         return True
     for file in sorted(path.rglob("*.txt")):
-        first = file.read_text(encoding="utf-8-sig", errors="replace").split("\n", 1)[0].split()
+        first = _text(file).split("\n", 1)[0].split()
         if first:
-            return len(first) == 5 and first[0].isdigit()
+            return len(first) >= 5 and first[0].isdigit()
     return False
 
 
@@ -548,48 +603,82 @@ def _read_yolo(path: Path, index: _PictureIndex) -> list[_RawField]:
         )
     fields = []
     for file in sorted(path.rglob("*.txt")):
-        if file.name in {"classes.txt"}:
+        if file.name == "classes.txt" or file.name.startswith("README"):
             continue
         picture = index.find(file.stem)
         if picture is None:
             fields.append(_RawField(file.stem))
             continue
-        height, width = _picture_size(picture)
+        size = _picture_size(picture)
+        if size is None:
+            fields.append(_RawField(file.stem, faults=(TruthFault(picture.name, "cannot be opened"),)))
+            continue
+        height, width = size
         boxes, faults = [], []
-        for number, line in enumerate(file.read_text(encoding="utf-8-sig").splitlines(), start=1):
+        for number, line in enumerate(_text(file).splitlines(), start=1):
             if not line.strip():
                 continue
             try:
-                label, xc, yc, w, h = (float(v) for v in line.split()[:5])
-                name = names[int(label)]
-            except (ValueError, IndexError):
+                label, *shares = (float(v) for v in line.split())
+                box = _yolo_box(names[int(label)], shares, height, width)
+            except (ValueError, IndexError, OverflowError):
                 faults.append(TruthFault(file.name, f"line {number} is no box of a known class: {line.strip()[:60]!r}"))
                 continue
-            x0, x1 = (xc - w / 2) * width, (xc + w / 2) * width
-            y0, y1 = (yc - h / 2) * height, (yc + h / 2) * height
-            boxes.append(_RawBox(name, x0, y0, x1, y1))
+            boxes.append(box)
         fields.append(_RawField(file.stem, tuple(boxes), faults=tuple(faults)))
     return fields
 
 
-def _picture_size(path: Path) -> tuple[int, int]:
-    """Height and width as a person sees the picture (EXIF orientation resolved), from the header alone."""
+def _yolo_box(name: str, shares: Sequence[float], height: int, width: int) -> _RawBox:
+    """A box (centre, size and perhaps a confidence), or the one around a polygon (x and y of its corners)."""
+    if len(shares) >= 6 and len(shares) % 2 == 0:
+        return _box_around(name, [x * width for x in shares[::2]], [y * height for y in shares[1::2]])
+    if len(shares) not in (4, 5):
+        raise ValueError("neither a box nor a polygon")
+    xc, yc, w, h = shares[:4]
+    return _RawBox(name, (xc - w / 2) * width, (yc - h / 2) * height, (xc + w / 2) * width, (yc + h / 2) * height)
+
+
+def _picture_size(path: Path) -> tuple[int, int] | None:
+    """Height and width as a person sees the picture (EXIF orientation resolved), from the header alone.
+
+    None where it cannot be opened: analysing it will say why.
+    """
     from PIL import Image
 
-    with Image.open(path) as image:
-        width, height = image.size
-        turned = image.getexif().get(0x0112, 1) in {5, 6, 7, 8}
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            turned = image.getexif().get(0x0112, 1) in {5, 6, 7, 8}
+    except Exception:  # a broken header raises whatever its decoder does
+        return None
     return (width, height) if turned else (height, width)
 
 
-def _read_coco(path: Path, index: _PictureIndex) -> list[_RawField]:
-    file = path if path.is_file() else next(iter(sorted(path.rglob("*.json"))))
+def _json_files(path: Path) -> list[Path]:
+    return [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.suffix.lower() == ".json")
+
+
+def _format_of_json(file: Path) -> TruthFormat:
     try:
-        data: dict[str, Any] = json.loads(file.read_text(encoding="utf-8-sig"))
+        data = json.loads(_text(file))
+    except (ValueError, RecursionError):
+        return TruthFormat.COCO  # whose reader says what is wrong
+    return TruthFormat.LABELME if isinstance(data, dict) and "shapes" in data else TruthFormat.COCO
+
+
+def _read_coco(path: Path, index: _PictureIndex) -> list[_RawField]:
+    return [field for file in _json_files(path) for field in _read_coco_file(file)]
+
+
+def _read_coco_file(file: Path) -> list[_RawField]:
+    try:
+        data: dict[str, Any] = json.loads(_text(file))
         categories = {c["id"]: str(c["name"]) for c in data["categories"]}
         pictures = {i["id"]: str(i["file_name"]) for i in data["images"]}
+        sizes = {i["id"]: _stated_size(i.get("height"), i.get("width")) for i in data["images"]}
         annotations: list[dict[str, Any]] = data["annotations"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UsageError(
             f"Truth {file} is not COCO ({error!r}).", "It needs images, annotations and categories."
         ) from error
@@ -599,28 +688,70 @@ def _read_coco(path: Path, index: _PictureIndex) -> list[_RawField]:
     for a in annotations:
         what = f"annotation {a.get('id')}"
         try:
-            x, y, w, h = (float(v) for v in a["bbox"])
-            boxes[a["image_id"]].append(_RawBox(categories[a["category_id"]], x, y, x + w, y + h))
+            boxes[a["image_id"]].append(_coco_box(categories[a["category_id"]], a))
         except (KeyError, ValueError, TypeError) as error:
             faults.get(a.get("image_id"), stray).append(TruthFault(file.name, f"{what} cannot be used ({error!r})"))
-    fields = [_RawField(pictures[i], tuple(boxes[i]), faults=tuple(faults[i])) for i in pictures]
+    fields = [_RawField(pictures[i], tuple(boxes[i]), faults=tuple(faults[i]), height_width=sizes[i]) for i in pictures]
     return [*fields, _RawField("", faults=tuple(stray))] if stray else fields
 
 
+def _coco_box(name: str, annotation: Mapping[str, Any]) -> _RawBox:
+    """Its ``bbox``, or the box around the polygons of its ``segmentation``."""
+    if annotation.get("bbox"):
+        x, y, w, h = (float(v) for v in annotation["bbox"])
+        return _RawBox(name, x, y, x + w, y + h)
+    polygons = annotation.get("segmentation")
+    if not isinstance(polygons, list) or not any(polygons):
+        raise ValueError("neither bbox nor polygons")
+    xs, ys = ([float(v) for polygon in polygons for v in polygon[first::2]] for first in (0, 1))
+    return _box_around(name, xs, ys)
+
+
+def _read_labelme(path: Path, index: _PictureIndex) -> list[_RawField]:
+    fields = []
+    for file in _json_files(path):
+        try:
+            data: dict[str, Any] = json.loads(_text(file))
+            shapes: list[dict[str, Any]] = data["shapes"]
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            fields.append(_RawField(file.stem, faults=(TruthFault(file.name, f"not LabelMe ({error!r})"),)))
+            continue
+        boxes, faults = [], []
+        for number, shape in enumerate(shapes, start=1):
+            try:
+                boxes.append(_labelme_box(shape))
+            except (KeyError, ValueError, TypeError, AttributeError) as error:
+                faults.append(TruthFault(file.name, f"shape {number} cannot be used ({error!r})"))
+        size = _stated_size(data.get("imageHeight"), data.get("imageWidth"))
+        fields.append(_RawField(file.stem, tuple(boxes), faults=tuple(faults), height_width=size))
+    return fields
+
+
+def _labelme_box(shape: Mapping[str, Any]) -> _RawBox:
+    """The box around a shape; a circle is its centre and a point of its rim."""
+    points = [(float(x), float(y)) for x, y in shape["points"]]
+    if shape.get("shape_type") == "circle":
+        (x, y), rim = points
+        radius = math.dist((x, y), rim)
+        points = [(x - radius, y - radius), (x + radius, y + radius)]
+    xs, ys = zip(*points, strict=True)
+    return _box_around(str(shape["label"]), xs, ys)
+
+
 def _read_boxes(path: Path, index: _PictureIndex) -> list[_RawField]:
-    header, rows = _read_rows(path)
-    field_column = _field_column(header, path)
-    name_column = _name_column(header, field_column)
-    keys = {_key(c): c for c in header}
+    table = _read_table(path)
+    field_column = _field_column(table.header, path)
+    name_column = _name_column(table.header, field_column)
+    keys = table.columns()
     missing = {"xmin", "ymin", "xmax", "ymax"} - keys.keys()
     if missing:
         raise UsageError(f"Truth {path} has no column {', '.join(sorted(missing))}.", "Boxes need all four sides.")
     boxes: dict[str, list[_RawBox]] = defaultdict(list)
     faults: dict[str, list[TruthFault]] = defaultdict(list)
-    for line, row in enumerate(rows, start=2):
+    for line, row in enumerate(table.rows, start=2):
         name = row[name_column] if name_column else CellKind.NUCLEATED.value
         try:
-            sides = [float(row[keys[k]]) for k in ("xmin", "ymin", "xmax", "ymax")]
+            sides = [table.number(row[keys[k]]) for k in ("xmin", "ymin", "xmax", "ymax")]
         except ValueError:
             faults[row[field_column]].append(TruthFault(path.name, f"line {line} has no box"))
             continue
@@ -636,20 +767,20 @@ def _read_points(path: Path, index: _PictureIndex) -> list[_RawField]:
     if path.is_dir():
         files = sorted(p for p in path.rglob("*") if p.suffix.lower() in {".csv", ".txt", ".xyc"})
         return [_read_point_file(p) for p in files]
-    header, rows = _read_rows(path)
-    field_column = _field_column(header, path)
-    name_column = _name_column(header, field_column)
-    keys = {_key(c): c for c in header}
+    table = _read_table(path)
+    field_column = _field_column(table.header, path)
+    name_column = _name_column(table.header, field_column)
+    keys = table.columns()
     boxes: dict[str, list[_RawBox]] = defaultdict(list)
     faults: dict[str, list[TruthFault]] = defaultdict(list)
-    for line, row in enumerate(rows, start=2):
+    for line, row in enumerate(table.rows, start=2):
         field = row[field_column]
         boxes[field]  # an annotated field stays one when all its rows are at fault
         name = row[name_column] if name_column else CellKind.NUCLEATED.value
         if not row[keys["x"]].strip() and not row[keys["y"]].strip():
             continue  # a row that says "this field holds nothing"
         try:
-            x, y = float(row[keys["x"]]), float(row[keys["y"]])
+            x, y = table.number(row[keys["x"]]), table.number(row[keys["y"]])
         except ValueError:
             faults[field].append(TruthFault(path.name, f"line {line} has no point"))
             continue
@@ -660,7 +791,7 @@ def _read_points(path: Path, index: _PictureIndex) -> list[_RawField]:
 def _read_point_file(path: Path) -> _RawField:
     """``x,y[,class]`` lines (comma, semicolon, tab or blanks), with or without a header."""
     boxes, faults = [], []
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
+    for number, line in enumerate(_text(path).splitlines(), start=1):
         parts = [p.strip() for p in re.split(r"[,;\t ]+", line.strip(), maxsplit=2)]
         if parts == [""]:
             continue
@@ -682,19 +813,20 @@ def _read_masks(path: Path, index: _PictureIndex) -> list[_RawField]:
 
 
 def _read_field_classes(path: Path, index: _PictureIndex) -> list[_RawField]:
-    header, rows = _read_rows(path)
-    field_column = _field_column(header, path)
-    column = next(c for c in header if c != field_column and _key(c) in _CLASSES_COLUMNS)
-    return [
-        _RawField(r[field_column], classes=tuple(x for x in re.split(r"[,;|]\s*", r[column].strip()) if x))
-        for r in rows
-    ]
+    table = _read_table(path)
+    field_column = _field_column(table.header, path)
+    column = next(c for c in table.header if c != field_column and _key(c) in _CLASSES_COLUMNS)
+    classes: dict[str, list[str]] = defaultdict(list)
+    for row in table.rows:  # one per field, or one per cell
+        classes[row[field_column]] += [x for x in re.split(r"[,;|]\s*", row[column].strip()) if x]
+    return [_RawField(field, classes=tuple(names)) for field, names in classes.items()]
 
 
 _READERS = {
     TruthFormat.VOC: _read_voc,
     TruthFormat.YOLO: _read_yolo,
     TruthFormat.COCO: _read_coco,
+    TruthFormat.LABELME: _read_labelme,
     TruthFormat.BOXES: _read_boxes,
     TruthFormat.POINTS: _read_points,
     TruthFormat.MASKS: _read_masks,
@@ -747,6 +879,10 @@ def _resolve(
                 unknown[name] += 1
             else:
                 classes.append(meaning.cell_class)
+        if item.height_width and (seen := _picture_size(picture)) and seen != item.height_width:
+            (height, width), (stated_height, stated_width) = seen, item.height_width
+            what = f"annotated at {stated_width} x {stated_height} px, but the picture has {width} x {height}"
+            faults.append(TruthFault(item.picture, what))
         here = FieldTruth(picture, distinct, item.mask, tuple(classes))
         if picture in fields:
             faults.append(TruthFault(item.picture, "annotated more than once: the objects are added up"))
@@ -760,8 +896,15 @@ def _resolve(
         what = f"{len(without_picture)} annotated fields without a picture here: {shown}"
         faults.append(TruthFault(source.name, what))
     if not fields:
+        said = f"it names {without_picture[0]!r}" if without_picture else faults[0].what if faults else "it is empty"
         raise InputError(
-            f"Truth {source} annotates none of the pictures.",
+            f"Truth {source} annotates none of the pictures: {said}.",
             "Its names must be those of the pictures (or their stems).",
+        )
+    judged = any(f.mask or f.classes or any(o.kind for o in f.objects) for f in fields.values())
+    if unknown and not judged and truth_format is not TruthFormat.POINTS:
+        raise UsageError(
+            f"Truth {source}: of its names ({', '.join(map(repr, list(unknown)[:5]))}) none is a kind or class.",
+            "Give them a meaning with --map, such as --map WBC=nucleated.",
         )
     return Truth(truth_format, tuple(fields[p] for p in sorted(fields)), tuple(faults))

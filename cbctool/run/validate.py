@@ -31,6 +31,9 @@ from cbctool.run.truth import (
 
 logger = logging.getLogger(__name__)
 
+FAULTS_SHOWN = 20
+"""Faults of an annotation listed on the terminal; a data set of thousands of fields may have as many."""
+
 
 @dataclass(frozen=True)
 class ValidateOptions:
@@ -360,8 +363,10 @@ def summary(figures: Mapping[str, Any]) -> str:
         lines.insert(0, f"{'fields':<34} {counts}, {out_of}")
         lines += [f"failed: {f['error']} {f['advice']}" for f in fields["failed"]]
     if faults := figures.get("truth_faults"):
-        lines.append(f"{len(faults)} faults of the annotation:")
-        lines += [f"  {f['source']}: {f['what']}" for f in faults]
+        lines.append(f"{len(faults)} fault{'' if len(faults) == 1 else 's'} of the annotation:")
+        lines += [f"  {f['source']}: {f['what']}" for f in faults[:FAULTS_SHOWN]]
+        if len(faults) > FAULTS_SHOWN:
+            lines.append(f"  … and {len(faults) - FAULTS_SHOWN} more, all of them with --json or --out")
     return "\n".join(lines)
 
 
