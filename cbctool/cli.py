@@ -328,6 +328,8 @@ def validate(
         device=device,
         jobs=jobs,
     )
+    if out is not None:
+        room.check_folder(out)
     with room.ProgressBar(hidden=quiet) as progress:
         result = room.validate(
             fields, truth, bloodmnist=bloodmnist, crops=crops, options=options, progress=progress.tell

@@ -99,6 +99,8 @@ def test_input_errors_exit_5(tmp_path: Path) -> None:
         result = cbctool("analyze", tmp_path / source, "--out", tmp_path / "out")
         assert result.returncode == ExitCode.INPUT, source
         assert source in one_sentence(result)
+    assert cbctool("train", "--out", tmp_path / "w", "--data", tmp_path / "nowhere").returncode == ExitCode.INPUT
+    assert cbctool("status", tmp_path / "empty").returncode == ExitCode.INPUT
 
 
 def test_weights_that_are_not_trusted_exit_6(picture: Path, tmp_path: Path) -> None:
@@ -119,6 +121,15 @@ def test_an_output_that_cannot_be_written_exits_7(picture: Path, tmp_path: Path)
     result = cbctool("analyze", picture, "--out", tmp_path / "file" / "out")
     assert result.returncode == ExitCode.OUTPUT
     one_sentence(result)
+
+
+def test_validate_overwrites_no_file_of_another(picture: Path, tmp_path: Path) -> None:
+    fields = tmp_path / "fields.csv"
+    fields.write_text("id,classes\nsingle,neutrophil\n")
+    result = cbctool("validate", picture, "--truth", fields, "--out", tmp_path)
+    assert result.returncode == ExitCode.OUTPUT
+    assert "holds no validation" in one_sentence(result)
+    assert fields.read_text() == "id,classes\nsingle,neutrophil\n"
 
 
 def test_a_truncated_picture_beside_a_good_one_exits_3(picture: Path, tmp_path: Path) -> None:

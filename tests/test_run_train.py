@@ -86,6 +86,26 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
         run.train(_request(tmp_path, data, out=tmp_path / "full"))
 
 
+def test_a_training_killed_before_its_first_checkpoint_begins_again(tmp_path: Path) -> None:
+    data = _write(tmp_path / "cells")
+
+    def killed(_: object) -> None:
+        raise SystemExit
+
+    with pytest.raises(SystemExit):
+        run.train(_request(tmp_path, data, epochs=1, allow_worse=True), on_step=killed)
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["log"]
+    assert run.train(_request(tmp_path, data, epochs=1, allow_worse=True)).weights.is_file()
+
+
+def test_the_folder_one_stands_in_gives_the_weights_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = _write(tmp_path / "cells")
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path / "mine")
+    run.train(_request(tmp_path, data, out=Path(), epochs=1, allow_worse=True))
+    assert (tmp_path / "mine" / "mine.safetensors").is_file()
+
+
 def test_fine_tuning_that_makes_it_worse_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = _write(tmp_path / "cells")
     first = run.train(_request(tmp_path, data))

@@ -42,6 +42,9 @@ logger = logging.getLogger(__name__)
 
 MEDMNIST_FILE = "bloodmnist.npz"
 
+LOG = "log"
+"""What an output folder holds before the first checkpoint."""
+
 COVERAGE = 0.95
 """Share of held-out cells that keep a call: the least sure few percent are where most of the mistakes are."""
 
@@ -150,6 +153,7 @@ def train(
     OutputError
         If ``out`` cannot be written to, or already holds weights.
     """
+    request = replace(request, out=request.out.resolve())  # the weights take its name, which "." has not
     options = _options(request)
     _check_output(request.out)
     data = _prepare(request, on_picture)
@@ -171,7 +175,7 @@ def train_prepared(
     except OSError as error:
         raise OutputError(f"{request.out} cannot be made: {error.strerror}.", "Choose another --out.") from error
     before = _val_accuracy(start.network, data) if start else chance_accuracy(data)
-    with _log(request.out / "log", options) as log:
+    with _log(request.out / LOG, options) as log:
 
         def told(epoch: Epoch) -> None:
             log(epoch)
@@ -323,7 +327,7 @@ def _check_output(out: Path) -> None:
         raise OutputError(f"{out} is a file.", "Give a folder for --out.")
     if (out / f"{out.name}.safetensors").exists():
         raise OutputError(f"{out} already holds weights.", "Choose another --out, or move them away.")
-    if out.exists() and any(out.iterdir()) and not (out / CHECKPOINT).exists():
+    if not (out / CHECKPOINT).exists() and out.exists() and any(p.name != LOG for p in out.iterdir()):
         raise OutputError(f"{out} is not empty and holds no training.", "Choose another --out.")
 
 
@@ -363,7 +367,7 @@ def bloodmnist_file(root: Path | None) -> Path:
         BloodMNIST("train", root=str(folder), download=not path.is_file())
     except Exception as error:  # medmnist raises bare RuntimeErrors and whatever the network does
         raise InputError(
-            f"BloodMNIST cannot be had: {str(error).strip() or type(error).__name__}.",
+            f"BloodMNIST cannot be had: {str(error).strip().rstrip('.') or type(error).__name__}.",
             f"Fetch {INFO['bloodmnist']['url']} (md5 {INFO['bloodmnist']['MD5']}) on a machine with a network, "
             f"put it at {path}, and pass --root {folder}.",
         ) from error

@@ -124,7 +124,7 @@ def list_class_folder(folder: Path) -> dict[str, list[Path]]:
         As :func:`read_class_folder`, as far as names and numbers tell.
     """
     if not folder.is_dir():
-        raise TrainingDataError(f"There is no folder {folder}.", "Check the path of the pictures.")
+        raise InputError(f"There is no folder {folder}.", "Check the path of the pictures.")
     known = [str(name) for name in CLASSES] + [UNKNOWN]
     subfolders = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
     if not subfolders:

@@ -31,6 +31,8 @@ from cbctool.run.truth import (
 
 logger = logging.getLogger(__name__)
 
+RESULT = "validation.json"
+
 FAULTS_SHOWN = 20
 """Faults of an annotation listed on the terminal; a data set of thousands of fields may have as many."""
 
@@ -239,6 +241,24 @@ def to_json(figures: Mapping[str, Any]) -> str:
     return json.dumps(_plain(figures), indent=2, ensure_ascii=False, allow_nan=False)
 
 
+def check_folder(folder: Path) -> None:
+    """Refuse, before anything is analysed, a folder that holds another's files: a ``fields.csv``, perhaps.
+
+    Raises
+    ------
+    OutputError
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        foreign = any(folder.iterdir()) and not (folder / RESULT).is_file()
+    except OSError as error:
+        raise OutputError(
+            f"{folder}: cannot be written to ({error.strerror}).", "Give another folder with --out."
+        ) from error
+    if foreign:
+        raise OutputError(f"{folder} is not empty and holds no validation.", "Give a new folder with --out.")
+
+
 def write_validation(result: Validation, folder: Path) -> list[Path]:
     """Write ``validation.json``, the tables as CSV, and ``validation.pdf`` with pictures of the mistakes.
 
@@ -252,7 +272,7 @@ def write_validation(result: Validation, folder: Path) -> list[Path]:
     written = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        written.append(folder / "validation.json")
+        written.append(folder / RESULT)
         written[-1].write_text(to_json(result.figures) + "\n", encoding="utf-8")
         for name, header, rows in _tables(result):
             written.append(folder / name)
