@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 RED_CELL_UM = 7.5
 """Diameter of a red cell on a dry smear, micrometres (7.2-7.5 in the literature): the one constant behind scales."""
 
+SMUDGE_CELL = "smudge cell"
+"""The reason of an artefact that is counted and shown all the same: a leukocyte crushed in spreading."""
+
 CROP_UM = 19.0
 """Side of the classifier's window, micrometres: BloodMNIST's 200 px at 0.095 um/px, 2.53 red-cell diameters."""
 

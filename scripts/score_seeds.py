@@ -1,15 +1,14 @@
 """Mean and spread of the classifier over trainings that differ in their seed, as a Markdown table.
 
-``python scripts/score_seeds.py --data DATA SEED0.safetensors ...`` scores each weights file on a split of
-rebuilt BloodMNIST, as ``cbctool validate --bloodmnist`` does: on val to choose one, on test once that is done. With
-``--cells CROPS.npz``, cut by ``scripts/check_classifier.py --split train --cache CROPS.npz``, also on BCCD's and
-ALL-IDB1's cells.
+``python scripts/score_seeds.py --data DATA SEED0.safetensors ...`` scores each weights file on a split of rebuilt
+BloodMNIST, as ``cbctool validate --bloodmnist`` does: on val to choose one, on test once that is done. With ``--cells
+CROPS.npz``, cut by ``scripts/check_classifier.py --split train --cache CROPS.npz``, also on those
+cells of BCCD and ALL-IDB1.
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 import check_classifier
@@ -52,14 +51,13 @@ def main() -> None:
             row += [float(abroad[data][name]) for data, name in _ABROAD]
         rows.append(row)
         _print(home["weights"]["sha256"][:8], row)
-        sys.stdout.flush()
     _print("mean", np.mean(rows, axis=0).tolist())
     if len(rows) > 1:
         _print("standard deviation", np.std(rows, axis=0, ddof=1).tolist())
 
 
 def _print(name: str, row: list[float]) -> None:
-    print(f"| {name} | {' | '.join(f'{value:.4f}' for value in row)} |")
+    print(f"| {name} | {' | '.join(f'{value:.4f}' for value in row)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -18,9 +18,9 @@ UNKNOWN = "unlike any trained class"
 LOW_PROBABILITY = "low probability"
 
 KIND_SLIP = 0.05
-"""How much likelier an object is to be of the kind that segmentation saw than of the other: the chance that it takes a
-platelet for a nucleated cell, or the reverse. 2 of 418 annotated platelets and none of 637 leukocytes were (PBC, BCCD
-annotated again); clumps of platelets in another laboratory may be ten times as often."""
+"""The chance that segmentation takes a platelet for a nucleated cell, or the reverse. It took 2 of 418 annotated
+platelets and none of 637 leukocytes so (PBC, BCCD annotated again); with clumps of platelets and other laboratories it
+may be ten times as often."""
 
 _NOT_SCORED = (math.nan,) * len(CLASSES)
 
@@ -32,8 +32,8 @@ def call_cells(
 
     Segmentation and network are two witnesses. What segmentation saw weighs the network's probabilities by Bayes' rule
     (:data:`KIND_SLIP`); where they still disagree about *what kind of thing* an object is, no call is made, with that
-    reason. A platelet on which both agree is called without asking how sure the network is: it enters
-    no differential. A nucleated cell is called only when it is neither doubtful nor unlike anything trained on.
+    reason. A platelet on which both agree is called without asking how sure the network is: it enters no differential.
+    A nucleated cell is called only when it is neither doubtful nor unlike anything trained on.
 
     Parameters
     ----------

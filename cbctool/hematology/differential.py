@@ -13,6 +13,7 @@ from cbctool.hematology.profile import Adequacy as AdequacyTiers
 from cbctool.hematology.profile import Interval, Profile, ReferenceBand
 from cbctool.records import (
     LEUKOCYTES,
+    SMUDGE_CELL,
     Adequacy,
     Cell,
     CellClass,
@@ -26,7 +27,6 @@ from cbctool.records import (
     WeightsInfo,
 )
 
-SMUDGE = "smudge cell"
 NRBC_CORRECTION_FROM = 5.0
 """NRBC per 100 WBC from which an uncorrected leukocyte count is corrected."""
 
@@ -79,7 +79,7 @@ def count_cells(fields: Iterable[FieldSummary], observations: Iterable[Observati
             cut_by_edge += 1
         else:
             artefacts += 1
-            smudge_cells += prediction.reason == SMUDGE
+            smudge_cells += prediction.reason == SMUDGE_CELL
     return Counts(classified, unclassified, erythrocytes, cut_by_edge, smudge_cells, artefacts, blast_like)
 
 

@@ -15,13 +15,13 @@ import numpy as np
 
 from cbctool.hematology.blast import BlastFinding
 from cbctool.hematology.calls import cell_name
-from cbctool.hematology.differential import SMUDGE
 from cbctool.hematology.intervals import clopper_pearson, false_positive_limit
 from cbctool.hematology.profile import Profile
 from cbctool.records import (
     CLASSES,
     LEUKOCYTES,
     RED_CELL_UM,
+    SMUDGE_CELL,
     Adequacy,
     CellClass,
     CellKind,
@@ -555,7 +555,7 @@ def _smudge_cells(evidence: Evidence) -> Finding | None:
     low, _ = clopper_pearson(smudge, smudge + white)
     if low >= 1 or 100 * low / (1 - low) <= limit:
         return None
-    cells = tuple((o.field, o.cell.cell) for o in evidence.observations if o.cell.reason == SMUDGE)
+    cells = tuple((o.field, o.cell.cell) for o in evidence.observations if o.cell.reason == SMUDGE_CELL)
     return Finding(f"{smudge} smudge cells beside {white} leukocytes; the limit is {limit:g} per 100.", cells)
 
 

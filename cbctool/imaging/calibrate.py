@@ -596,8 +596,9 @@ class RedCellOptions:
         ALL-IDB1 alike, exposed 1.03 to 1.2 times over. They have 0.2, 0.28 and 0.2 in green, two thirds
         of it in blue; the share is told from the usual density.
     max_clipped_density, clipped_cover : float
-        There, bodies denser than the first, or a few where less of the field than the second is still covered, are
-        nuclei and pieces.
+        There, no scale comes from fewer cells than ``enough_cells``, or of less of the blood's area than
+        ``enough_area``. Bodies denser than the first, or a few where less of the field than the second is still
+        covered, are nuclei and pieces.
     elongation : float
         A radius this much longer than a cell's short ones runs on into a neighbour.
     min_cells, enough_cells, many_cells : int

@@ -39,7 +39,7 @@ from cbctool.imaging.stain import (
     red_cell_colour,
     stain_densities,
 )
-from cbctool.records import CellKind
+from cbctool.records import SMUDGE_CELL, CellKind
 
 _log = logging.getLogger(__name__)
 
@@ -178,7 +178,7 @@ def segment(
         if reason:
             kinds[index], reasons[index] = CellKind.ARTEFACT, reason
     for index in np.flatnonzero(find_smudges(density, cell_labels, nuclei, um, options.nucleated)).tolist():
-        kinds[index], reasons[index] = CellKind.ARTEFACT, "smudge cell"
+        kinds[index], reasons[index] = CellKind.ARTEFACT, SMUDGE_CELL
     is_nucleated = np.array([False] + [kind is CellKind.NUCLEATED for kind in kinds])
     if not is_nucleated[1:].all():
         place = np.flatnonzero(nuclei)

@@ -15,11 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from cbctool.records import CellKind, FieldSummary, Observation, SlideResult
+from cbctool.records import SMUDGE_CELL, CellKind, FieldSummary, Observation, SlideResult
 from cbctool.report.style import MARKS, mark_key
-
-SMUDGE = "smudge cell"
-"""The reason that segmentation gives; of all artefacts these are drawn, since a flag counts them."""
 
 OVERLAY_QUALITY = 85
 """JPEG quality of overlays: text edges stay clean, and a 640 x 480 field is about 80 kB."""
@@ -66,10 +63,8 @@ def boxes_of(summary: FieldSummary, observations: Iterable[Observation]) -> list
 
 
 def _drawn(observation: Observation) -> bool:
-    kind = observation.cell.kind
-    return kind in (CellKind.NUCLEATED, CellKind.PLATELET) or (
-        kind is CellKind.ARTEFACT and observation.cell.reason == SMUDGE
-    )
+    """Whether a cell is annotated: of artefacts smudge cells alone, since a flag counts them."""
+    return observation.cell.kind in (CellKind.NUCLEATED, CellKind.PLATELET) or observation.cell.reason == SMUDGE_CELL
 
 
 def scale_bar(width_um: float) -> float:
