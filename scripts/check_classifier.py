@@ -169,7 +169,7 @@ def _nearest(result: FieldResult, centres: NDArray[Any], reach_px: float) -> NDA
 
 
 def _red_cells(path: Path, result: FieldResult, count: int) -> NDArray[np.uint8]:
-    from cbctool.imaging.calibrate import normalise
+    from cbctool.imaging.background import normalise
 
     red = [c for c in result.cells if c.kind == CellKind.ERYTHROCYTE and not c.touches_edge][:count]
     centres = np.array([[c.row_px, c.col_px] for c in red])

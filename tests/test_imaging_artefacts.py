@@ -15,7 +15,7 @@ from cbctool.imaging.artefacts import (
     find_precipitate,
     nuclear_hues,
 )
-from cbctool.imaging.calibrate import normalise
+from cbctool.imaging.background import normalise
 from cbctool.imaging.measure import measure_cells
 from cbctool.imaging.segment import segment
 from cbctool.imaging.stain import RedCellColour, optical_density

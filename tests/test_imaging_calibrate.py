@@ -15,17 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cbctool.errors import CalibrationError
-from cbctool.imaging.calibrate import (
-    Pyramid,
-    RedCellOptions,
-    RedCellScale,
-    estimate_background,
-    estimate_scale,
-    find_surround,
-    halved,
-    normalise,
-    resolve_scale,
-)
+from cbctool.imaging.background import estimate_background, find_surround, normalise
+from cbctool.imaging.pyramid import Pyramid, halved
+from cbctool.imaging.scale import RedCellOptions, RedCellScale, estimate_scale, resolve_scale
 from cbctool.records import RED_CELL_UM, Scale, ScaleSource
 
 DATA = Path(os.environ.get("CBCTOOL_DATA", Path(__file__).resolve().parents[1].parent / "shared" / "data"))

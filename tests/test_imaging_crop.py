@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cbctool.imaging.calibrate import Pyramid
 from cbctool.imaging.crop import crop_windows, prepare_picture, thumbnail_jpegs
+from cbctool.imaging.pyramid import Pyramid
 from cbctool.records import CROP_PX, CROP_UM
 
 DATA = Path(os.environ.get("CBCTOOL_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))

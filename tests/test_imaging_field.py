@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from cbctool.errors import CalibrationError
-from cbctool.imaging.calibrate import normalise
+from cbctool.imaging.background import normalise
 from cbctool.imaging.crop import crop_windows
 from cbctool.imaging.field import analyse_field
 from cbctool.records import CellKind, Field, Scale, ScaleSource

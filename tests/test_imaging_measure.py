@@ -155,7 +155,7 @@ def test_nc_ratio_agrees_with_pathologists():
     import pandas as pd
     from sklearn.metrics import roc_auc_score
 
-    from cbctool.imaging.calibrate import normalise
+    from cbctool.imaging.background import normalise
     from cbctool.imaging.segment import segment
 
     frames = pd.read_csv(DATA / "pbc" / "images.csv").query("split == 'train'")

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from cbctool.imaging.calibrate import normalise
+from cbctool.imaging.background import normalise
 from cbctool.imaging.quality import assess_field, clumped_share, edge_spread
 from cbctool.imaging.stain import optical_density
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cbctool.imaging.calibrate import normalise
+from cbctool.imaging.background import normalise
 from cbctool.imaging.field import analyse_field
 from cbctool.imaging.measure import measure_cells
 from cbctool.imaging.nucleated import (

@@ -15,7 +15,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cbctool.errors import CalibrationError
-from cbctool.imaging import calibrate
+from cbctool.imaging.background import Background
+from cbctool.imaging.background import normalise as normalise_field
+from cbctool.imaging.pyramid import Pyramid
+from cbctool.imaging.scale import estimate_scale
 from cbctool.records import CROP_PX, CROP_UM, THUMBNAIL_PX, THUMBNAIL_UM
 
 _WHITE = 255
@@ -28,18 +31,18 @@ _KERNEL_REACH = 2.0
 
 
 def crop_windows(
-    rgb: NDArray[Any] | calibrate.Pyramid,
+    rgb: NDArray[Any] | Pyramid,
     centres: NDArray[Any],
     um_per_px: float,
-    background: calibrate.Background | None = None,
+    background: Background | None = None,
 ) -> NDArray[Any]:
     """Cut the classifier's windows out of a field with its background at white.
 
     Parameters
     ----------
     rgb : (H, W, 3) uint8 array or Pyramid
-        Field with its background at white (:func:`cbctool.imaging.calibrate.normalise`); with ``background``, the field
-        as photographed.
+        Field with its background at white (:func:`~cbctool.imaging.background.normalise`); with ``background``, the
+        field as photographed.
     centres : (N, 2) array
         Row and column of each cell's centre, pixels; (0, 0) is the centre of the first pixel.
     um_per_px : float
@@ -52,7 +55,7 @@ def crop_windows(
     (N, 28, 28, 3) uint8 array
         A window that passes the edge of the field is padded with white.
     """
-    pyramid = calibrate.Pyramid.of(rgb)
+    pyramid = Pyramid.of(rgb)
     _check(pyramid.rgb, um_per_px)
     level, _, zoom = pyramid.at(_FEWEST_PX * CROP_PX * um_per_px / CROP_UM)
     centres = (np.asarray(centres, dtype=float).reshape(-1, 2) + 0.5) * zoom - 0.5
@@ -66,10 +69,10 @@ def crop_windows(
 
 
 def thumbnail_jpegs(
-    rgb: NDArray[Any] | calibrate.Pyramid, centres: NDArray[Any], um_per_px: float, quality: int = 85
+    rgb: NDArray[Any] | Pyramid, centres: NDArray[Any], um_per_px: float, quality: int = 85
 ) -> list[bytes]:
     """Cut 96 x 96 gallery pictures, 23.75 um wide, out of a field as photographed, one JPEG per centre."""
-    pyramid = calibrate.Pyramid.of(rgb)
+    pyramid = Pyramid.of(rgb)
     _check(pyramid.rgb, um_per_px)
     pictures = []
     level, _, zoom = pyramid.at(THUMBNAIL_PX * um_per_px / THUMBNAIL_UM)
@@ -111,14 +114,14 @@ def prepare_picture(
     """
     _check(rgb, um_per_px or 1.0)
     if normalise:
-        rgb = calibrate.normalise(rgb).rgb
+        rgb = normalise_field(rgb).rgb
     height, width = rgb.shape[:2]
     if already_cropped:
         if (height, width) == (CROP_PX, CROP_PX):
             return np.array(rgb)
         return np.asarray(Image.fromarray(rgb).resize((CROP_PX, CROP_PX), Image.Resampling.BICUBIC))
     if um_per_px is None:
-        estimate = calibrate.estimate_scale(rgb)
+        estimate = estimate_scale(rgb)
         if estimate is None:
             raise CalibrationError(
                 "The picture's scale is not known and it shows too few single red cells to measure it.",
@@ -141,7 +144,7 @@ def _window(
     col: float,
     side: float,
     size: int,
-    background: calibrate.Background | None = None,
+    background: Background | None = None,
     zoom: float = 1.0,
 ) -> NDArray[Any]:
     """Resample the ``side`` px square centred on (row, col) to ``size`` x ``size``; white beyond the edge."""
@@ -161,7 +164,7 @@ def _patch(
     x0: int,
     y1: int,
     x1: int,
-    background: calibrate.Background | None = None,
+    background: Background | None = None,
     zoom: float = 1.0,
 ) -> NDArray[Any]:
     """Cut out rows ``y0`` to ``y1`` and columns ``x0`` to ``x1``; white beyond the edge.

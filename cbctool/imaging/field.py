@@ -9,10 +9,12 @@ from dataclasses import field as dataclass_field
 import cv2
 import numpy as np
 
-from cbctool.imaging import calibrate
+from cbctool.imaging.background import Background, estimate_background
 from cbctool.imaging.crop import crop_windows, thumbnail_jpegs
 from cbctool.imaging.measure import measure_cells
+from cbctool.imaging.pyramid import Pyramid
 from cbctool.imaging.quality import QualityOptions, assess_field
+from cbctool.imaging.scale import estimate_scale, resolve_scale
 from cbctool.imaging.segment import Segmentation, SegmentOptions, segment, working_copy
 from cbctool.records import CellKind, Field, FieldResult, FieldSummary, Scale, ScaleSource
 
@@ -68,8 +70,8 @@ def analyse_field(
     clock = _Stopwatch(seconds)
     height, width = field.rgb.shape[:2]
 
-    pyramid = calibrate.Pyramid(field.rgb)
-    background = calibrate.estimate_background(field.rgb)
+    pyramid = Pyramid(field.rgb)
+    background = estimate_background(field.rgb)
     scale, warnings = _scale(field, pyramid, background, given_um_per_px, slide_scale)
     clock.lap("calibrate")
 
@@ -138,20 +140,18 @@ class _Stopwatch:
 
 def _scale(
     field: Field,
-    pyramid: calibrate.Pyramid,
-    background: calibrate.Background,
+    pyramid: Pyramid,
+    background: Background,
     given: float | None,
     slide_scale: Scale | None,
 ) -> tuple[Scale, tuple[str, ...]]:
     """The field's scale by order of trust, and what is to be said about it."""
     expected = given or field.um_per_px or (slide_scale.um_per_px if slide_scale else None)
-    red_cells = calibrate.estimate_scale(pyramid, background=background, near_um_per_px=expected)
-    return calibrate.resolve_scale(given, field.um_per_px, red_cells, slide_scale, field.name)
+    red_cells = estimate_scale(pyramid, background=background, near_um_per_px=expected)
+    return resolve_scale(given, field.um_per_px, red_cells, slide_scale, field.name)
 
 
-def _segment(
-    pyramid: calibrate.Pyramid, background: calibrate.Background, um_per_px: float, options: SegmentOptions
-) -> Segmentation:
+def _segment(pyramid: Pyramid, background: Background, um_per_px: float, options: SegmentOptions) -> Segmentation:
     """Segment a field of which only the working copy is normalised."""
     level, _, zoom = pyramid.at(um_per_px / options.working_um_per_px)
     # no name for the copy, so that it can go as soon as it is not needed any more
@@ -166,7 +166,7 @@ def _segment(
     return replace(found, um_per_px=um_per_px * (per_row * per_col) ** 0.5, px_per_row=per_row, px_per_col=per_col)
 
 
-def _preview(pyramid: calibrate.Pyramid) -> tuple[bytes, float]:
+def _preview(pyramid: Pyramid) -> tuple[bytes, float]:
     """The field as JPEG, reduced by a whole number, which is several times faster than by any other."""
     rgb = pyramid.rgb
     factor = -(-max(rgb.shape[:2]) // _PREVIEW_PX)

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from cbctool.imaging.calibrate import estimate_background
+from cbctool.imaging.background import estimate_background
 from cbctool.imaging.quality import assess_field
 from cbctool.imaging.segment import working_copy
 from cbctool.imaging.stain import DENSITY_UNIT, optical_density

@@ -26,9 +26,9 @@ from cbctool.imaging.artefacts import (
     find_precipitate,
     nuclear_hues,
 )
-from cbctool.imaging.calibrate import halved
 from cbctool.imaging.nucleated import NucleatedOptions, find_nucleated, find_smudges
 from cbctool.imaging.platelets import PlateletOptions, find_platelets
+from cbctool.imaging.pyramid import halved
 from cbctool.imaging.red_cells import RedCellOptions, find_red_cells
 from cbctool.imaging.stain import (
     DENSITY_UNIT,

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from cbctool.errors import CalibrationError, CbctoolError, InputError
 from cbctool.hematology.calls import call_cells
-from cbctool.imaging import calibrate
+from cbctool.imaging.background import normalise
 from cbctool.imaging.field import ImagingOptions, analyse_field
 from cbctool.imaging.headers import EXTENSIONS
 from cbctool.imaging.read import read_field
@@ -301,7 +301,7 @@ def _insulted(picture: Field, task: _Task) -> tuple[Field, str]:
 
 def _masks(rgb: NDArray[Any], um_per_px: float, options: ImagingOptions) -> tuple[NDArray[Any], NDArray[Any]]:
     """Packed masks of nucleated cells and nuclei at the size of the picture: segmentation again, kept this time."""
-    normalised = calibrate.normalise(rgb)
+    normalised = normalise(rgb)
     found: Segmentation = segment(normalised.rgb, um_per_px, options.segment, normalised.background.is_clipped(2))
     nucleated = np.array([False, *(kind is CellKind.NUCLEATED for kind in found.kinds)])
     cells = nucleated[found.cell_labels]

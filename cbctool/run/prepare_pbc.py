@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from cbctool.classifier import outliers as made
 from cbctool.classifier.train import Pictures
-from cbctool.imaging import calibrate
+from cbctool.imaging.background import normalise
 from cbctool.imaging.read import read_field
 from cbctool.records import CLASSES, CROP_PX, CellClass
 from cbctool.run.score_crops import normalise_crops, read_npz_split
@@ -86,7 +86,7 @@ def _table(folder: Path, split: str) -> pd.DataFrame:
 
 def _frames(folder: Path, table: pd.DataFrame) -> Iterator[NDArray[np.uint8]]:
     for path in table["path"].astype(str):
-        yield calibrate.normalise(read_field(folder / path, "", path).rgb).rgb
+        yield normalise(read_field(folder / path, "", path).rgb).rgb
 
 
 def _middle(rgb: NDArray[np.uint8]) -> tuple[float, float]:
