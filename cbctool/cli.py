@@ -315,7 +315,8 @@ def validate(
     _configure_logging(quiet, verbose, log_file)
     from cbctool.run import validate as room
     from cbctool.run.insult import parse_insult
-    from cbctool.run.truth import parse_format, parse_name_map
+    from cbctool.run.truth import parse_name_map
+    from cbctool.run.truth_formats import parse_format
 
     options = room.ValidateOptions(
         truth_format=parse_format(truth_format) if truth_format else None,

@@ -13,7 +13,8 @@ import pytest
 from cbctool.records import CLASSES, LEUKOCYTES, Cell, CellClass, CellKind, CellStatus, Prediction
 from cbctool.run.findings import Findings
 from cbctool.run.judge import differential_change, differential_counts, judge
-from cbctool.run.truth import FieldTruth, Truth, TruthFormat, TruthObject
+from cbctool.run.truth import FieldTruth, Truth, TruthObject
+from cbctool.run.truth_formats import TruthFormat
 
 PATH = Path("a.png")
 N, E, P = CellKind.NUCLEATED, CellKind.ERYTHROCYTE, CellKind.PLATELET

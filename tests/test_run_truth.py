@@ -16,11 +16,8 @@ from cbctool.records import CellClass, CellKind
 from cbctool.run.truth import (
     FieldTruth,
     Meaning,
-    TruthFormat,
     TruthObject,
     clip_to_field,
-    detect_format,
-    parse_format,
     parse_name_map,
     read_differentials,
     read_fields_list,
@@ -28,6 +25,7 @@ from cbctool.run.truth import (
     scale_truth,
     select_pictures,
 )
+from cbctool.run.truth_formats import TruthFormat, detect_format, parse_format
 
 VOC = """<annotation><filename>elsewhere.jpg</filename>
 <object><name>WBC</name><bndbox><xmin>10</xmin><ymin>20</ymin><xmax>40</xmax><ymax>60</ymax></bndbox></object>

@@ -19,7 +19,8 @@ from cbctool.records import CellClass, CellKind
 from cbctool.run.compare import compare_differentials
 from cbctool.run.findings import find_cells, list_pictures
 from cbctool.run.insult import parse_insult
-from cbctool.run.truth import ManualDifferential, TruthFormat
+from cbctool.run.truth import ManualDifferential
+from cbctool.run.truth_formats import TruthFormat
 from cbctool.run.validate import ValidateOptions, to_json, validate, validate_fields, write_validation
 
 NAMES = {CellKind.NUCLEATED: "WBC", CellKind.ERYTHROCYTE: "RBC", CellKind.PLATELET: "Platelets"}

@@ -15,7 +15,8 @@ from cbctool.errors import InputError, UsageError
 from cbctool.hematology.reference import ADULT_PERCENT, PERCENT_SOURCE
 from cbctool.records import LEUKOCYTES, CellClass
 from cbctool.run import agreement
-from cbctool.run.truth import ManualDifferential, TruthFault, TruthFormat, read_differentials
+from cbctool.run.truth import ManualDifferential, read_differentials
+from cbctool.run.truth_formats import TruthFault, TruthFormat
 
 if TYPE_CHECKING:
     from cbctool.run.validate import ValidateOptions, Validation

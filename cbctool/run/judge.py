@@ -18,7 +18,8 @@ from cbctool.errors import UnreadableImageError
 from cbctool.records import CLASSES, LEUKOCYTES, Cell, CellClass, CellKind, CellStatus
 from cbctool.run import agreement
 from cbctool.run.findings import Findings
-from cbctool.run.truth import FieldTruth, Truth, TruthFault, TruthFormat, TruthObject, clip_to_field, scale_truth
+from cbctool.run.truth import FieldTruth, Truth, TruthObject, clip_to_field, scale_truth
+from cbctool.run.truth_formats import TruthFault, TruthFormat
 
 JUDGED_KINDS = (CellKind.NUCLEATED, CellKind.ERYTHROCYTE, CellKind.PLATELET)
 

@@ -18,16 +18,8 @@ from cbctool.errors import OutputError, UsageError, WeightsError
 from cbctool.run.findings import Findings, Progress, call_findings, find_cells, list_pictures
 from cbctool.run.insult import Insult
 from cbctool.run.judge import FieldCounts, Judgement, Mistake, differential_change, differential_counts, judge
-from cbctool.run.truth import (
-    Meaning,
-    Truth,
-    TruthFault,
-    TruthFormat,
-    detect_format,
-    read_fields_list,
-    read_truth,
-    select_pictures,
-)
+from cbctool.run.truth import Meaning, Truth, read_fields_list, read_truth, select_pictures
+from cbctool.run.truth_formats import TruthFault, TruthFormat, detect_format
 
 logger = logging.getLogger(__name__)
 

@@ -28,7 +28,8 @@ with atheris.instrument_imports(include=["cbctool", "tifffile", "PIL"]):
     from cbctool.imaging.whole_slide import is_whole_slide, open_whole_slide
     from cbctool.run.discover import clean_name, folder_name, natural_key
     from cbctool.run.sheet import parse_sheet
-    from cbctool.run.truth import detect_format, read_differentials, read_truth
+    from cbctool.run.truth import read_differentials, read_truth
+    from cbctool.run.truth_formats import detect_format
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from hostile_files import bad_files, good_files, pyramid, tiny_pictures
