@@ -496,11 +496,15 @@ class Failure:
 
 @dataclass(frozen=True)
 class Review:
-    """Who confirmed or corrected a result, and when (ISO 8601)."""
+    """Who confirmed or corrected a result, and when (ISO 8601).
+
+    ``corrections`` are the calls changed by all reviews so far, ``number`` which review this is, from 1.
+    """
 
     reviewer: str
     reviewed_at: str
     corrections: int
+    number: int = 1
 
 
 @dataclass(frozen=True)

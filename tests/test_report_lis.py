@@ -31,7 +31,17 @@ def reviewed() -> SlideResult:
     return dataclasses.replace(adequate(), review=Review("Dr. O'Neil & Co", "2026-03-02T10:00:00+00:00", 2))
 
 
-CASES = {"adequate": adequate(), "reviewed": reviewed(), "too few": slide_result(), "empty": slide_result({})}
+def reviewed_again() -> SlideResult:
+    return dataclasses.replace(adequate(), review=Review("B", "2026-03-02T11:00:00+00:00", 3, number=2))
+
+
+CASES = {
+    "adequate": adequate(),
+    "reviewed": reviewed(),
+    "reviewed again": reviewed_again(),
+    "too few": slide_result(),
+    "empty": slide_result({}),
+}
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -66,6 +76,7 @@ def test_hl7_values_codes_and_status() -> None:
     assert found["SMEAR-FLAGS"][2] == "TX", "ST holds 199 characters: too few for a dozen flags"
     assert found["SMEAR-FLAGS"][5] == "immature_granulocytes"
     assert {fields[11] for fields in observations(reviewed()).values()} == {"F"}
+    assert {fields[11] for fields in observations(reviewed_again()).values()} == {"C"}
     analyser = {"770-8", "736-9", "5905-5", "713-8", "706-2"}
     assert not analyser & set(found), "codes of the analyser's automated count"
 
@@ -88,7 +99,7 @@ def test_fhir_is_valid(name: str) -> None:
     result = CASES[name]
     bundle = Bundle.model_validate_json(result_fhir(result, STYLE))
     report = bundle.entry[0].resource
-    assert report.status == ("final" if result.review else "preliminary")
+    assert report.status == {"reviewed": "final", "reviewed again": "corrected"}.get(name, "preliminary")
     urls = {entry.fullUrl for entry in bundle.entry}
     assert len(urls) == len(bundle.entry)
     assert {reference.reference for reference in report.result} <= urls

@@ -80,7 +80,7 @@ def test_changed_class_is_counted_anew_and_the_old_call_kept(tmp_path: Path) -> 
     assert (written["class"], written["called"], written["status"]) == ("monocyte", "neutrophil", "classified")
     document = json.loads((folder / "result.json").read_text())
     assert document["report"] == "reviewed"
-    review = {"reviewer": "Dr. Grün", "reviewed_at": "2026-03-02T10:00:00+00:00", "corrections": 1}
+    review = {"reviewer": "Dr. Grün", "reviewed_at": "2026-03-02T10:00:00+00:00", "corrections": 1, "number": 1}
     assert document["review"] == review
     assert "|F|" in (folder / "result.hl7").read_text()
     assert json.loads((folder / "fhir.json").read_text())["entry"][0]["resource"]["status"] == "final"
@@ -180,7 +180,8 @@ def test_second_review_starts_from_the_first_and_keeps_the_softwares_call(tmp_pa
     assert after.observations[row - 2].called is CellClass.NEUTROPHIL
     assert (count(after, CellClass.MONOCYTE), count(after, CellClass.BASOPHIL)) == (0, 1)
     assert after.review is not None
-    assert (after.review.reviewer, after.review.corrections) == ("B", 2)
+    assert (after.review.reviewer, after.review.corrections, after.review.number) == ("B", 2, 2)
+    assert json.loads((folder / "fhir.json").read_text())["entry"][0]["resource"]["status"] == "corrected"
 
 
 def test_spreadsheets_own_ways(tmp_path: Path) -> None:

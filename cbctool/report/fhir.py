@@ -1,8 +1,8 @@
 """``fhir.json``: FHIR R4B, a ``collection`` Bundle of DiagnosticReport, Observations, Specimen and Device.
 
 Without a patient: the laboratory's system adds the subject of the specimen. Unreviewed results are ``preliminary``,
-reviewed ones ``final``; what cannot be given has ``dataAbsentReason``. Identifiers are derived from the slide's
-identity, so that the same result is the same resource.
+reviewed ones ``final``, those of a further review ``corrected``; what cannot be given has ``dataAbsentReason``.
+Identifiers are derived from the slide's identity, so that the same result is the same resource.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def result_fhir(result: SlideResult, style: ReportStyle) -> str:
     """The Bundle as JSON text; the same input gives the same text."""
     written = written_at(result, style).isoformat(timespec="seconds")
     observed = parse_time(result.analysed_at).isoformat(timespec="seconds")
-    status = "final" if result.review else "preliminary"
+    status = "preliminary" if result.review is None else "final" if result.review.number == 1 else "corrected"
     device = _urn(result, "device")
     specimen = _urn(result, "specimen")
     entries: list[dict[str, Any]] = []

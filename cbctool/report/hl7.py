@@ -1,7 +1,8 @@
 """``result.hl7``: HL7 v2.5.1 ORU^R01 in ER7, one segment per line (CR), UTF-8.
 
 Without a patient: a laboratory's interface engine adds the PID segment for the sample in SPM-2. Unreviewed results are
-preliminary (``P`` in OBR-25 and OBX-11), reviewed ones final (``F``), what cannot be given is ``X``.
+preliminary (``P`` in OBR-25 and OBX-11), reviewed ones final (``F``), those of a further review corrected
+(``C``: the final result before is replaced); what cannot be given is ``X``.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def result_hl7(result: SlideResult, style: ReportStyle) -> str:
     written = f"{written_at(result, style):%Y%m%d%H%M%S}+0000"
     observed = f"{parse_time(result.analysed_at):%Y%m%d%H%M%S}+0000"
     control = hashlib.sha256(f"{result.identity}{written}".encode()).hexdigest()[:20]
-    status = "F" if result.review else "P"
+    status = "P" if result.review is None else "F" if result.review.number == 1 else "C"
     sample = escaped(result.slide.sample_id or result.slide.name)
     order = escaped(result.slide.name)[:199]
     panel = f"{PANEL[0]}^{escaped(PANEL[1])}^99CBC"

@@ -100,13 +100,13 @@ def review_slide(
         before.slide, before.fields, observations, before.weights, laboratory, confirmed=True
     )
     moment = (reviewed_at or datetime.now(UTC)).isoformat(timespec="seconds")
-    earlier = before.review.corrections if before.review else 0
+    earlier = before.review or Review("", "", corrections=0, number=0)
     after = replace(
         before,
         observations=interpretation.observations,
         differential=interpretation.differential,
         flags=interpretation.flags,
-        review=Review(reviewer.strip(), moment, earlier + len(changes)),
+        review=Review(reviewer.strip(), moment, earlier.corrections + len(changes), earlier.number + 1),
     )
     _replace_report(folder, after, laboratory)
     return after
