@@ -373,6 +373,44 @@ def test_a_rim_is_no_platelet():
     assert labels[50, 10] == 1
 
 
+def platelets_in(azure):
+    density = np.zeros((*azure.shape, 3), np.uint8)
+    return find_platelets(azure, density, np.zeros_like(azure), None, RED_CELLS, 0.25, PlateletOptions())
+
+
+def test_platelets_are_parted_from_what_they_touch():
+    azure = np.zeros((60, 80), np.uint8)
+    cv2.line(azure, (20, 0), (20, 59), 22, 4)  # the fringe of a red cell
+    cv2.circle(azure, (24, 30), 5, 90, -1)
+    cv2.circle(azure, (48, 30), 4, 90, -1)  # two that touch
+    cv2.circle(azure, (57, 30), 4, 90, -1)
+    azure[30, 52:54] = 30
+    labels = platelets_in(azure)
+    assert labels.max() == 3
+    assert len({labels[30, 24], labels[30, 48], labels[30, 57]}) == 3
+    assert (labels[:, 20][[5, 55]] == 0).all()
+
+
+def test_a_string_of_grains_is_not_cut_into_platelets():
+    azure = np.zeros((60, 80), np.uint8)
+    cv2.circle(azure, (20, 30), 4, 90, -1)
+    for col, row in ((27, 34), (33, 29), (39, 34), (45, 29)):
+        cv2.circle(azure, (col, row), 2, 90, -1)
+    cv2.polylines(azure, [np.array([(20, 30), (27, 34), (33, 29), (39, 34), (45, 29)])], False, 60, 3)
+    assert platelets_in(azure).max() == 0
+
+
+def test_a_piece_of_a_leukocyte_is_no_platelet():
+    azure = np.zeros((60, 60), np.uint8)
+    azure[:, 30:] = 80  # the rest of the cell, found already
+    labels = np.zeros_like(azure)
+    labels[:, 32:] = 1
+    cv2.circle(azure, (28, 30), 5, 80, -1)
+    density = np.zeros((60, 60, 3), np.uint8)
+    assert find_platelets(azure, density, labels, None, RED_CELLS, 0.25, PlateletOptions()).max() == 0
+    assert find_platelets(azure * (labels == 0), density, labels, None, RED_CELLS, 0.25, PlateletOptions()).max() == 1
+
+
 def test_a_platelet_has_the_colour_of_nuclei():
     density, nuclei, labels = (
         np.zeros((60, 90, 3), np.uint8),
