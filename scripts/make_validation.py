@@ -397,7 +397,8 @@ def platelet_lines(figures: Mapping[str, Any], mistakes: Sequence[Mistake]) -> l
     of_all = 2 * right + counted["false_positives"] - unboxed + counted["false_negatives"] - never
     text = f"""Of {counted["false_positives"]} false ones {unboxed} are platelets that nobody boxed, most of them on
     red cells or cut by the edge, and of {counted["false_negatives"]} missed ones {never} are boxes round what is none,
-    to one reader's eye. With those set right, F1 would be at most {2 * right / of_all:.3f}: what neither has is unknown."""
+    to one reader's eye. With those set right, F1 would be at most {2 * right / of_all:.3f}: platelets that neither has
+    are not known."""
     lines = [
         "## BCCD annotated again: platelets that count as false or missed",
         "",
