@@ -189,6 +189,36 @@ def test_what_was_moved_is_closed_and_a_later_file_of_its_name_is_another_slide(
     assert list(lab.inbox.iterdir()) == []
 
 
+def test_originals_that_a_person_took_out_of_the_done_folder_give_their_reports_to_nobody(
+    lab: Lab, tmp_path: Path
+) -> None:
+    done = tmp_path / "done"
+    lab.start(move_done=done)
+    names = []
+    for patient in "ABC":
+        lab.put("image2.png", f"patient {patient}")
+        lab.turn()
+        assert not lab.watcher.paused
+        names += [path.name for path in done.iterdir()]
+        shutil.rmtree(done)  # to the archive
+    assert names == ["image2.png", "image2-2.png", "image2-3.png"]
+    assert lab.states() == {"image2": "done", "image2.png": "done", "image2-2": "done"}
+    assert all(lab.result(slide)["supersedes"] == "" for slide in lab.states())
+
+
+def test_what_could_not_be_looked_into_once_is_looked_at_again(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    lab.put("again.png")
+    with monkeypatch.context() as once:
+        once.setattr(lab.watcher, "_name", refused)
+        lab.turn()
+    assert lab.states() == {}
+    lab.turn()
+    assert lab.states() == {"again": "done"}
+
+
 def test_a_folder_that_grows_while_it_is_analysed_is_not_moved_before_all_of_it_is_done(
     lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

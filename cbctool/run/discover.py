@@ -7,7 +7,6 @@ pixel is decoded here: a file with a picture's ending is taken at its word, and 
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import stat
 import unicodedata
@@ -101,9 +100,9 @@ def discover_slides(
                 f"The output folder {printable(out)} lies inside the input {shown}.",
                 "Choose one outside it with --out.",
             )
-        if sheet is None and (path / SHEET_NAME).is_file():
-            sheet = path / SHEET_NAME
         top = _list(path)
+        if sheet is None and SHEET_NAME in top.ignored:
+            sheet = path / SHEET_NAME
         top.ignored = [name for name in top.ignored if path / name != sheet]
         found = _one_slide(path, one_slide, top) if one_slide else _folder(path, top)
     if not found.slides and not found.failures:
@@ -141,15 +140,6 @@ def slide_files(slide: Slide) -> tuple[Path, ...]:
         return slide.paths
     beside = [inner for one in sorted(companions(slide.paths[0])) for inner in _files_below(one)]
     return slide.paths + tuple(one for one in beside if one != slide.paths[0])
-
-
-def content_sha256(slide: Slide) -> str:
-    """Hash what a slide holds, whatever its files are called and in whatever order.
-
-    Files are streamed. One that cannot be read counts as unreadable, under its own name, and does not stop the rest.
-    """
-    digests = sorted(_file_sha256(path) for path in slide_files(slide))
-    return digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
 def natural_key(name: str) -> tuple[list[tuple[int, int, str]], str]:
@@ -373,11 +363,3 @@ def _head(path: Path) -> bytes:
 
 def _files_below(path: Path) -> list[Path]:
     return sorted(one for one in path.rglob("*") if one.is_file()) if path.is_dir() else [path]
-
-
-def _file_sha256(path: Path) -> str:
-    try:
-        with open_regular(path) as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except (OSError, InputError):
-        return hashlib.sha256(b"unreadable\0" + os.fsencode(path.name)).hexdigest()

@@ -203,7 +203,7 @@ class _Watcher:
         try:
             for settled in arrived:
                 self._queue(settled)
-        except OutputError:
+        except (CbctoolError, OSError):
             for settled in arrived:  # nothing that could not be written down is forgotten
                 self.inbox.forget(settled.path)
             raise
@@ -437,11 +437,15 @@ class _Watcher:
             return
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            target = move_into(source, folder)
+            target = move_into(source, folder, self._taken)
         except OSError as error:
             logger.warning("%s: cannot be moved to %s: %s", printable(source), folder, error)
             return
         self.journal.moved(entry.slide, target.absolute())
+
+    def _taken(self, place: Path) -> bool:
+        """Whether something lies at a place, or lay there: the journal has one slide to a path."""
+        return os.path.lexists(place) or self.journal.at(place.absolute()) is not None
 
     # --------------------------------------------------------------------------------------------------------- health
 
@@ -504,10 +508,11 @@ class _Sheet:
         return [] if row is None else list(dataclasses.asdict(dataclasses.replace(row, row=0)).values())
 
 
-def move_into(source: Path, folder: Path) -> Path:
+def move_into(source: Path, folder: Path, taken: Callable[[Path], bool] = os.path.lexists) -> Path:
     """Move a slide's original, with the other files of a whole-slide file, under its own name or a numbered one.
 
     Over file systems it is copied under a hidden name first, so that nothing half-copied is ever taken for the whole.
+    ``taken`` tells which names are not free.
 
     Raises
     ------
@@ -515,23 +520,22 @@ def move_into(source: Path, folder: Path) -> Path:
         If it cannot be moved; the original then still lies where it was.
     """
     parts = sorted(path for path in companions(source) if path.exists())
-    target = folder / source.name
-    if parts:  # they name one another
-        folder = folder / source.stem
-        number = 2
-        while folder.exists():
-            folder = folder.with_name(f"{source.stem}-{number}")
-            number += 1
-        folder.mkdir()
-        target = folder / source.name
-    number = 2
-    while os.path.lexists(target):
-        target = folder / f"{source.stem}-{number}{source.suffix}"
-        number += 1
+    if parts:  # they name one another, and keep their names in a folder of their own
+        places = (folder / name / source.name for name in _numbered(source.stem, ""))
+        target = next(place for place in places if not (os.path.lexists(place.parent) or taken(place)))
+        target.parent.mkdir()
+    else:
+        target = next(place for name in _numbered(source.stem, source.suffix) if not taken(place := folder / name))
     for part in parts:
-        _rename(part, folder / part.name)
+        _rename(part, target.parent / part.name)
     _rename(source, target)
     return target
+
+
+def _numbered(stem: str, suffix: str) -> Iterator[str]:
+    """A name, and what it is called where others have it."""
+    yield f"{stem}{suffix}"
+    yield from (f"{stem}-{number}{suffix}" for number in itertools.count(2))
 
 
 def _rename(source: Path, target: Path) -> None:
@@ -541,7 +545,7 @@ def _rename(source: Path, target: Path) -> None:
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
-    hidden = target.with_name(f".moving-{target.name}"[:200])
+    hidden = target.with_name(f".moving-{folder_name(target.name)}")
     _remove(hidden)
     try:
         if source.is_dir():
