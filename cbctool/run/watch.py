@@ -435,13 +435,16 @@ class _Watcher:
         settled = Settled(source, tuple(tuple(one) for one in json.loads(entry.signature)[0]))
         if self.inbox.changed(settled):
             return
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            target = move_into(source, folder, self._taken)
-        except OSError as error:
-            logger.warning("%s: cannot be moved to %s: %s", printable(source), folder, error)
-            return
+        target = free_place(source, folder, self._taken)
+        # Written down first: what is not moved after all comes again, and is known by its content. The other way round,
+        # what comes next to its place would be taken for it.
         self.journal.moved(entry.slide, target.absolute())
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            move(source, target)
+        except OSError as error:
+            self.journal.moved(entry.slide, source)
+            logger.warning("%s: cannot be moved to %s: %s", printable(source), folder, error)
 
     def _taken(self, place: Path) -> bool:
         """Whether something lies at a place, or lay there: the journal has one slide to a path."""
@@ -508,34 +511,50 @@ class _Sheet:
         return [] if row is None else list(dataclasses.asdict(dataclasses.replace(row, row=0)).values())
 
 
-def move_into(source: Path, folder: Path, taken: Callable[[Path], bool] = os.path.lexists) -> Path:
-    """Move a slide's original, with the other files of a whole-slide file, under its own name or a numbered one.
+def free_place(source: Path, folder: Path, taken: Callable[[Path], bool] = os.path.lexists) -> Path:
+    """Where a slide's original goes in a folder: under its own name or a numbered one that is not ``taken``.
 
-    Over file systems it is copied under a hidden name first, so that nothing half-copied is ever taken for the whole.
-    ``taken`` tells which names are not free.
-
-    Raises
-    ------
-    OSError
-        If it cannot be moved; the original then still lies where it was.
+    A whole-slide file of many files, which name one another, keeps its name in a folder of its own.
     """
-    parts = sorted(path for path in companions(source) if path.exists())
-    if parts:  # they name one another, and keep their names in a folder of their own
+    if _parts(source):
         places = (folder / name / source.name for name in _numbered(source.stem, ""))
-        target = next(place for place in places if not (os.path.lexists(place.parent) or taken(place)))
-        target.parent.mkdir()
-    else:
-        target = next(place for name in _numbered(source.stem, source.suffix) if not taken(place := folder / name))
-    for part in parts:
-        _rename(part, target.parent / part.name)
-    _rename(source, target)
-    return target
+        return next(place for place in places if not (os.path.lexists(place.parent) or taken(place)))
+    return next(place for name in _numbered(source.stem, source.suffix) if not taken(place := folder / name))
+
+
+def _parts(source: Path) -> list[Path]:
+    """The other files of a whole-slide file that are there."""
+    return sorted(path for path in companions(source) if path.exists())
 
 
 def _numbered(stem: str, suffix: str) -> Iterator[str]:
     """A name, and what it is called where others have it."""
     yield f"{stem}{suffix}"
     yield from (f"{stem}-{number}{suffix}" for number in itertools.count(2))
+
+
+def move(source: Path, target: Path) -> None:
+    """Move a slide's original, with the other files of a whole-slide file, to a place that is free.
+
+    Over file systems it is copied and removed under a hidden name, so that nothing half-copied or half-removed is ever
+    taken for the whole.
+
+    Raises
+    ------
+    OSError
+        If it cannot be moved; the original then still lies where it was.
+    """
+    moved: list[tuple[Path, Path]] = []
+    try:
+        for part in (*_parts(source), source):
+            place = target if part == source else target.parent / part.name
+            _rename(part, place)
+            moved.append((part, place))
+    except OSError:
+        for part, place in moved:
+            with suppress(OSError):
+                _rename(place, part)
+        raise
 
 
 def _rename(source: Path, target: Path) -> None:
@@ -556,7 +575,14 @@ def _rename(source: Path, target: Path) -> None:
     except BaseException:
         _remove(hidden)
         raise
-    _remove(source)
+    gone = free_place(source.with_name(f".moved-{folder_name(source.name)}"), source.parent)
+    try:
+        source.rename(gone)
+    except OSError:
+        _remove(target)
+        raise
+    with suppress(OSError):
+        _remove(gone)
 
 
 def _remove(path: Path) -> None:
