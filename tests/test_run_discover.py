@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from pathlib import Path
 
@@ -347,3 +348,15 @@ def test_a_folder_that_may_not_be_entered_is_a_failure_with_a_sentence(
     found = discover_slides(tmp_path)
     assert found.slides == ()
     assert "cannot be listed: permission denied" in found.failures[0].error
+
+
+@pytest.mark.parametrize("one_slide", [None, True])
+def test_fields_whose_names_are_printed_alike_are_not_taken_for_one(tmp_path: Path, one_slide: bool | None) -> None:
+    for name in (b"f_\xe4.png", b"f_\xf6.png", b"f_a.png"):
+        put(tmp_path / "case" / os.fsdecode(name))
+    found = discover_slides(tmp_path / "case" if one_slide else tmp_path, one_slide)
+    (case,) = found.slides
+    assert sorted(field_name(case, path) for path in case.paths) == ["f_a.png", "f_\ufffd.png"]
+    (failure,) = found.failures
+    assert "printed like another picture" in failure.error
+    assert failure.error.isprintable()

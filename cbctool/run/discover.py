@@ -222,6 +222,19 @@ def _list(folder: Path) -> _Listing:
     return listing
 
 
+def _fields(listing: _Listing) -> tuple[Path, ...]:
+    """The pictures of a folder as fields of one slide; of two whose names are printed alike one is a failure.
+
+    Cells, pictures and hashes go by the field's name.
+    """
+    fields: dict[str, Path] = {}
+    for path in listing.pictures:
+        if fields.setdefault(clean_name(path.name), path) is not path:
+            what = "is printed like another picture of its folder, since its name is not valid text"
+            listing.failures.append(_failure(path, what, "Rename it."))
+    return tuple(fields.values())
+
+
 def _folder(path: Path, top: _Listing) -> Discovery:
     slides = [(_file_slide(one), one.name) for one in top.pictures]
     slides += [(_file_slide(one, True), one.name) for one in top.whole_slides]
@@ -236,11 +249,12 @@ def _folder(path: Path, top: _Listing) -> Discovery:
             failures.append(_failure(folder, "is a link to a folder that holds it", "Remove the link."))
             continue
         inner = _list(folder)
+        fields = _fields(inner)
         failures += [replace(one, slide=clean_name(folder.name)) for one in inner.failures]
         ignored += [f"{folder.name}/{one}" for one in inner.ignored]
         slides += [(_file_slide(one, True), f"{folder.name} {one.name}") for one in inner.whole_slides]
-        if inner.pictures:
-            slides.append((Slide(clean_name(folder.name), folder, tuple(inner.pictures)), folder.name))
+        if fields:
+            slides.append((Slide(clean_name(folder.name), folder, fields), folder.name))
         for deeper in inner.folders:
             notes.append(
                 f"{printable(deeper.relative_to(path))} lies deeper than one folder and was skipped; "
@@ -254,11 +268,12 @@ def _folder(path: Path, top: _Listing) -> Discovery:
 def _one_slide(path: Path, one_slide: str | bool, top: _Listing) -> Discovery:
     name = one_slide if isinstance(one_slide, str) else path.resolve().name or "slide"
     notes = [f"{printable(one.name)} is a folder and was skipped; --one-slide takes a flat one." for one in top.folders]
+    fields = _fields(top)
     failures = top.failures + [
         _failure(one, "is a whole-slide file among the fields of one slide", "Analyse it without --one-slide.")
         for one in top.whole_slides
     ]
-    slides = (Slide(clean_name(name), path, tuple(top.pictures)),) if top.pictures else ()
+    slides = (Slide(clean_name(name), path, fields),) if fields else ()
     return Discovery(slides, tuple(failures), tuple(notes + _ignored_note(top.ignored)))
 
 
