@@ -206,6 +206,26 @@ def test_originals_that_a_person_took_out_of_the_done_folder_give_their_reports_
     assert all(lab.result(slide)["supersedes"] == "" for slide in lab.states())
 
 
+def test_what_cannot_be_moved_is_moved_at_the_next_start(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refused(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    path = lab.put("later.png")
+    lab.start(move_done=tmp_path / "done")
+    with monkeypatch.context() as once:
+        once.setattr(room, "move", refused)
+        lab.turn()
+    assert "cannot be moved" in caplog.text
+    assert Path(lab.journal.named("later").path) == path
+    stamp = (lab.out / "later" / "result.json").stat().st_mtime_ns
+    lab.start(move_done=tmp_path / "done")
+    lab.turn()
+    assert (tmp_path / "done" / "later.png").exists()
+    assert (lab.out / "later" / "result.json").stat().st_mtime_ns == stamp
+
+
 def test_what_could_not_be_looked_into_once_is_looked_at_again(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(*_: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")

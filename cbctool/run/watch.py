@@ -444,6 +444,9 @@ class _Watcher:
             move(source, target)
         except OSError as error:
             self.journal.moved(entry.slide, source)
+            if target.parent != folder:
+                with suppress(OSError):
+                    target.parent.rmdir()
             logger.warning("%s: cannot be moved to %s: %s", printable(source), folder, error)
 
     def _taken(self, place: Path) -> bool:
