@@ -70,10 +70,6 @@ class CalibrationError(InputError):
     """No physical scale (or no white point) can be found for a field."""
 
 
-class FieldTimeoutError(InputError):
-    """A worker took too long over a field, or died of it."""
-
-
 class WeightsError(CbctoolError):
     """A weights file is missing, not trusted, or not one of ours."""
 

@@ -48,10 +48,10 @@ HOME = np.array(  # without weights: 97 % right, errors between neighbours in ma
 
 
 def simulate(
-    home: np.ndarray[Any, Any], rates: np.ndarray[Any, Any], leukocytes: int, rng: np.random.Generator
+    home: np.ndarray[Any, Any], rates: np.ndarray[Any, Any], leukocytes: int, slides: int, rng: np.random.Generator
 ) -> dict[str, list[float]]:
     """Coverage and width per class over many slides; ``rates`` (slides, 6, 8) or (6, 8) shares of calls per class."""
-    rates = np.broadcast_to(rates, (2000, 6, 8)) if rates.ndim == 2 else rates
+    rates = np.broadcast_to(rates, (slides, 6, 8))
     deranged = rng.dirichlet(np.full(6, 0.8), len(rates))
     share = rng.uniform(0, 1, (len(rates), 1)) ** 2  # most slides near healthy
     truth = (1 - share) * rng.dirichlet(80 * HEALTHY, len(rates)) + share * deranged
@@ -145,7 +145,8 @@ def main() -> None:
         laboratories[name] = rows / rows.sum(axis=1, keepdims=True)
         print(f"{name}, calls of {', '.join(LEUKOCYTES)}:\n{counts[COLUMNS]}")
     report = {
-        name: {str(n): simulate(home, rates, n, rng) for n in (100, 200, 400)} for name, rates in laboratories.items()
+        name: {str(n): simulate(home, rates, n, arguments.slides, rng) for n in (100, 200, 400)}
+        for name, rates in laboratories.items()
     }
     if arguments.json:
         print(json.dumps(report))

@@ -16,7 +16,9 @@ from written import table
 from cbctool.errors import CbctoolError, ExitCode, InputError, UnreadableImageError
 from cbctool.imaging.read import read_field
 from cbctool.imaging.whole_slide import is_whole_slide, open_whole_slide
-from cbctool.run.discover import content_sha256, discover_slides, folder_name
+from cbctool.run.discover import discover_slides, folder_name
+from cbctool.run.manifest import content_sha256
+from cbctool.run.pipeline import hash_inputs
 from cbctool.run.sheet import parse_sheet
 
 
@@ -156,7 +158,7 @@ def test_discovery_of_a_folder_full_of_it(tmp_path: Path) -> None:
     assert {failure.slide for failure in found.failures} >= {"x", "endless", "loop", "fifo"}
     for slide in found.slides:
         slide.name.encode()
-        assert len(content_sha256(slide)) == 64
+        assert len(content_sha256(hash_inputs(slide))) == 64
         made = tmp_path.parent / f"out_{tmp_path.name}" / folder_name(slide.name)
         made.mkdir(parents=True)  # every name makes a folder, and no two the same one
     for failure in found.failures:

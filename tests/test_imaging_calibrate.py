@@ -166,6 +166,13 @@ def test_what_is_black_for_another_reason_stays(what):
     assert not any(estimate_background(rgb).black)
 
 
+def test_a_channel_that_is_clipped_all_over_has_lost_no_black():
+    rgb = np.full((96, 96, 3), (255, 230, 230), np.uint8)
+    for index, level in enumerate(range(10, 110, 4)):
+        cv2.circle(rgb, (9 + 18 * (index % 5), 9 + 18 * (index // 5)), 5, (255, level, level), -1)
+    assert estimate_background(rgb).black == (0.0, 0.0, 0.0)
+
+
 def test_window_and_resized_copy_get_the_gain_of_their_place():
     rgb = smear(shape=(400, 600))
     ramp = np.linspace(0.7, 1.0, 600)[None, :, None]

@@ -96,6 +96,12 @@ def test_a_large_preview_is_reduced():
     assert Image.open(io.BytesIO(summary.preview_jpeg)).size == (1600, 500)
 
 
+def test_the_preview_of_a_sliver_has_the_scale_that_is_stated():
+    summary = analyse_field(Field("s", "a", np.full((2, 5000, 3), 240, np.uint8)), None, 0.1).summary
+    width, _ = Image.open(io.BytesIO(summary.preview_jpeg)).size
+    assert width == 5000 * summary.preview_scale
+
+
 def test_a_grey_picture_is_said_to_be_one():
     grey = cv2.cvtColor(cv2.cvtColor(smear(), cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     warnings = analyse_field(Field("s", "a.tif", grey, um_per_px=0.1)).summary.warnings

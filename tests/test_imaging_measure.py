@@ -135,6 +135,13 @@ def test_positions_are_pixels_of_the_field():
     assert (cell.row_px, cell.col_px) == pytest.approx((44.5, 23.5))
 
 
+def test_a_box_holds_a_pixel_of_a_coarse_field():
+    labels = np.zeros((8, 8), int)
+    labels[3, 3] = 1  # a sliver of one pixel, half as wide as one of the field
+    (cell,) = measure_cells(segmentation(labels, [CellKind.ARTEFACT], zoom=0.5), 4, 4)
+    assert (cell.ymin_px, cell.xmin_px, cell.ymax_px, cell.xmax_px) == (2, 2, 3, 3)
+
+
 def test_cells_are_numbered_from_top_to_bottom():
     labels = np.zeros((60, 60))
     labels[40:50, 10:20] = 1

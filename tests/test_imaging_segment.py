@@ -286,6 +286,12 @@ def test_an_appendage_on_a_neck_is_dropped():
     assert kept[:, :60].sum() == mask[:, :60].sum()
 
 
+def test_what_is_thin_everywhere_is_no_appendage_of_nothing():
+    mask = np.zeros((40, 40), bool)
+    mask[16:24, 6:34] = True  # 2 x 7 um
+    np.testing.assert_array_equal(without_appendages(mask, 0.25, NucleatedOptions()), mask)
+
+
 @pytest.mark.parametrize(("nucleus_um", "cells"), [(4.6, 2), (2.6, 1)])
 def test_fused_cells_are_two_where_both_nuclei_fill_them(nucleus_um, cells):
     cell, nuclei = np.zeros((100, 140), np.uint8), np.zeros((100, 140), np.uint8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from pathlib import Path
 
@@ -13,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cbctool.errors import ExitCode, InputError, UsageError
+from cbctool.records import Slide
 from cbctool.run.discover import (
-    content_sha256,
     discover_slides,
     field_name,
     folder_name,
@@ -22,8 +23,14 @@ from cbctool.run.discover import (
     natural_key,
     slide_files,
 )
+from cbctool.run.manifest import content_sha256
+from cbctool.run.pipeline import hash_inputs
 
 PNG = encode(scene(16, 16), "PNG")
+
+
+def content(slide: Slide) -> str:
+    return content_sha256(hash_inputs(slide))
 
 
 def put(path: Path, data: bytes = PNG) -> Path:
@@ -247,12 +254,12 @@ def test_same_content_has_the_same_hash_under_any_name(tmp_path: Path) -> None:
     put(tmp_path / "d/f2.png", other)
     put(tmp_path / "e/x.png", other)
     put(tmp_path / "e/y.png")
-    a, b, c, d, e = (content_sha256(slide) for slide in discover_slides(tmp_path).slides)
+    a, b, c, d, e = (content(slide) for slide in discover_slides(tmp_path).slides)
     assert a == b != c
     assert d == e
     assert len({a, c, d}) == 3
     put(tmp_path / "b.png", other)
-    assert content_sha256(discover_slides(tmp_path).slides[1]) == c
+    assert content(discover_slides(tmp_path).slides[1]) == c
 
 
 def test_companions_of_a_scan_are_no_slides_and_belong_to_its_hash(
@@ -277,9 +284,9 @@ def test_companions_of_a_scan_are_no_slides_and_belong_to_its_hash(
     assert found.failures == ()
     scan = found.slides[4]
     assert [path.name for path in slide_files(scan)] == ["scan.mrxs", "Data0000.dat", "Slidedat.ini"]
-    before = content_sha256(scan)
+    before = content(scan)
     put(tmp_path / "scan/Data0000.dat", b"changed")
-    assert content_sha256(scan) != before
+    assert content(scan) != before
 
 
 @given(st.text(max_size=300))
@@ -328,3 +335,28 @@ def data_folder() -> Path:
     if not folder.is_dir():
         pytest.skip(f"the real data are not at {folder}")
     return folder
+
+
+def test_a_folder_that_may_not_be_entered_is_a_failure_with_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:  # for root, nothing is
+        raise PermissionError(13, "Permission denied")
+
+    for name in ("iterdir", "is_file"):
+        monkeypatch.setattr(Path, name, refused)
+    found = discover_slides(tmp_path)
+    assert found.slides == ()
+    assert "cannot be listed: permission denied" in found.failures[0].error
+
+
+@pytest.mark.parametrize("one_slide", [None, True])
+def test_fields_whose_names_are_printed_alike_are_not_taken_for_one(tmp_path: Path, one_slide: bool | None) -> None:
+    for name in (b"f_\xe4.png", b"f_\xf6.png", b"f_a.png"):
+        put(tmp_path / "case" / os.fsdecode(name))
+    found = discover_slides(tmp_path / "case" if one_slide else tmp_path, one_slide)
+    (case,) = found.slides
+    assert sorted(field_name(case, path) for path in case.paths) == ["f_a.png", "f_\ufffd.png"]
+    (failure,) = found.failures
+    assert "printed like another picture" in failure.error
+    assert failure.error.isprintable()

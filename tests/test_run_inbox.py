@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -197,3 +199,29 @@ def test_everything_is_told_again_when_asked(inbox: Inbox) -> None:
     inbox.tell_again()
     assert names(inbox.scan(6)) == ["a.jpg"]
     assert inbox.scan(7) == []
+
+
+def test_a_folder_whose_files_may_not_be_looked_at_is_told_so_that_somebody_learns_of_it(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Refused:  # for root, nothing is
+        def __init__(self, entry: os.DirEntry) -> None:
+            self.entry = entry
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self.entry, name)
+
+        def stat(self) -> None:
+            raise PermissionError(13, "Permission denied")
+
+    @contextmanager
+    def scandir(path: os.PathLike) -> Iterator[list]:
+        with listed(path) as listing:
+            yield [Refused(entry) if Path(path).name == "slide" else entry for entry in listing]
+
+    (inbox.folder / "slide").mkdir()
+    (inbox.folder / "slide" / "1.jpg").write_bytes(b"1")
+    listed = os.scandir
+    monkeypatch.setattr(os, "scandir", scandir)
+    inbox.scan(0)
+    assert names(inbox.scan(300)) == ["slide"]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -78,6 +80,40 @@ def test_what_somebody_put_beside_a_report_is_carried_over(tmp_path: Path) -> No
     manifest.put_in_place(folder, tmp_path / "a")
     files = {p.relative_to(tmp_path / "a").as_posix(): p.read_text() for p in tmp_path.rglob("*") if p.is_file()}
     assert files == {"result.json": "new", "signed.txt": "old", "scans/page.txt": "old"}
+
+
+def test_what_is_for_reading_alone_is_carried_over_and_what_may_not_be_read_fails_the_slide_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, copied = Path.open, shutil.copy2
+
+    def open_as_user(self: Path, mode: str = "r", **options: object) -> IO:  # for root, every file is open
+        if "+" in mode and not self.stat().st_mode & 0o200:
+            raise PermissionError(13, "Permission denied")
+        return opened(self, mode, **options)
+
+    def copy_as_user(source: Path, target: Path, **options: object) -> object:
+        if not source.stat().st_mode & 0o400:
+            raise PermissionError(13, "Permission denied")
+        return copied(source, target, **options)
+
+    monkeypatch.setattr(Path, "open", open_as_user)
+    monkeypatch.setattr(shutil, "copy2", copy_as_user)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "result.json").write_text("old")
+    signed = tmp_path / "a" / "signed.txt"
+    signed.write_text("seen")
+    signed.chmod(0o444)
+    folder = manifest.partial_folder(tmp_path, "a")
+    (folder / "result.json").write_text("new")
+    manifest.put_in_place(folder, tmp_path / "a")
+    assert (tmp_path / "a" / "result.json").read_text() == "new"
+    assert signed.read_text() == "seen"
+    signed.chmod(0o000)
+    folder = manifest.partial_folder(tmp_path, "a")
+    with pytest.raises(ReportInUseError, match="cannot be read"):
+        manifest.put_in_place(folder, tmp_path / "a")
+    assert signed.exists()
 
 
 @pytest.mark.parametrize("what", ["pictures", "file", "link"])

@@ -23,7 +23,16 @@ from cbctool.run import manifest, pipeline
 from cbctool.run.analyse import RunReport, analyse, with_twins_named
 from cbctool.run.discover import discover_slides
 from cbctool.run.parcel import Shelf
-from cbctool.run.pipeline import Analyser, Settings, SlideDone, file_sizes, hash_inputs, slide_scale
+from cbctool.run.pipeline import (
+    Analyser,
+    Outcome,
+    Settings,
+    SlideDone,
+    SlideFailed,
+    file_sizes,
+    hash_inputs,
+    slide_scale,
+)
 from cbctool.run.pool import Pool
 
 PER_SLIDE = {"report.pdf", "differential.csv", "cells.csv", "result.json", "manifest.json", "report.html"}
@@ -231,6 +240,18 @@ def test_of_many_slides_with_the_same_content_a_few_are_named(tmp_path: Path) ->
     assert first.warnings == ("Same content as slide 1, 2, 3, 4, 5 and 3 more: a possible mix-up of samples.",)
 
 
+def test_what_cannot_be_read_is_like_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(name.encode())
+    slides = discover_slides(tmp_path).slides
+
+    def refused(path: Path) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(manifest, "hash_file", refused)
+    assert [slide.warnings for slide in with_twins_named(slides, tmp_path)] == [(), ()]
+
+
 def test_a_worker_that_is_killed_costs_nothing(drawn_slides: Path, tmp_path: Path) -> None:
     import psutil
 
@@ -359,3 +380,20 @@ def test_failed_slides_of_earlier_runs_stay_in_both_tables(tmp_path: Path) -> No
         ("one", "failed"), ("two", "failed"),
     ]  # fmt: skip
     assert [row["slide"] for row in table(out / "failures.csv")] == ["one", "two"]
+
+
+def test_what_a_run_did_not_reach_stays_in_both_tables(tmp_path: Path) -> None:
+    slides, out = tmp_path / "slides", tmp_path / "reports"
+    slides.mkdir()
+    for name in ("one", "two"):
+        (slides / f"{name}.png").touch()
+    analyse(slides, Settings(out=out, jobs=1))
+
+    def interrupt(outcome: Outcome) -> None:
+        if isinstance(outcome, SlideFailed):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        analyse(slides, Settings(out=out, jobs=1), on_outcome=interrupt)
+    assert [row["slide"] for row in table(out / "summary.csv")] == ["one", "two"]
+    assert sorted(row["slide"] for row in table(out / "failures.csv")) == ["one", "two"]

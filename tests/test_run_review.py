@@ -100,6 +100,16 @@ def test_tables_and_manifest_follow(tmp_path: Path) -> None:
     assert done.identity == "f" * 64, "an unchanged slide is still skipped by the next run"
 
 
+@pytest.mark.parametrize("spoilt", [b"spoilt\n1\n", b"\xff\xfe\x00"])
+def test_tables_that_somebody_has_spoilt_are_written_anew(tmp_path: Path, spoilt: bytes) -> None:
+    folder, _ = made(tmp_path)
+    for name in ("summary.csv", "failures.csv"):
+        (folder.parent / name).write_bytes(spoilt)
+    review_slide(folder, None, "A", reviewed_at=WHEN)
+    assert [row["slide"] for row in report.read_table(folder.parent / "summary.csv")] == ["slide-1"]
+    assert report.read_table(folder.parent / "failures.csv") == []
+
+
 def test_no_corrections_change_no_count(tmp_path: Path) -> None:
     folder, before = made(tmp_path)
     after = review_slide(folder, folder / "cells.csv", "A", reviewed_at=WHEN)
@@ -190,7 +200,7 @@ def test_spreadsheets_own_ways(tmp_path: Path) -> None:
     first = next(r for r in rows if r["class"] == "neutrophil" and r["status"] == "classified")
     path = tmp_path / "excel.csv"
     line = f"{first['field']};{first['cell']};Immature Granulocyte;trouvé\n"
-    path.write_bytes(("field;cell;class;note\n" + line + ";;;\n").encode("cp1252"))
+    path.write_bytes(("field; cell;class ;note\n" + line + ";;;\n").encode("cp1252"))
     after = review_slide(folder, path, "A", reviewed_at=WHEN)
     assert count(after, CellClass.IMMATURE_GRANULOCYTE) == 2
 

@@ -131,6 +131,23 @@ def test_json_that_is_not_coco_is_refused(tmp_path):
         read_truth(write(tmp_path / "x.json", "{}"), [picture(tmp_path)])
 
 
+@pytest.mark.parametrize("annotations", [[1], None, "many"])
+def test_coco_whose_annotations_are_none_is_refused(tmp_path, annotations):
+    coco = {"images": [], "categories": [], "annotations": annotations}
+    with pytest.raises(UsageError, match="not COCO"):
+        read_truth(write(tmp_path / "x.json", json.dumps(coco)), [picture(tmp_path)])
+
+
+@pytest.mark.parametrize("wrong", [{"image_id": [3]}, {"category_id": {}}, {"bbox": [float("nan"), 20, 30, 40]}])
+def test_a_coco_annotation_that_cannot_be_used_is_a_fault(tmp_path, wrong):
+    right = {"id": 1, "image_id": 3, "category_id": 1, "bbox": [10, 20, 30, 40]}
+    coco = {"images": [{"id": 3, "file_name": "a.png"}], "categories": [{"id": 1, "name": "wbc"}]}
+    coco["annotations"] = [right, right | wrong]
+    truth = read_truth(write(tmp_path / "x.json", json.dumps(coco)), [picture(tmp_path)])
+    assert boxes(truth.fields[0]) == [("nucleated", 20, 10, 60, 40)]
+    assert len(truth.faults) == 1
+
+
 def test_boxes_csv_finds_pictures_by_path_and_counts_doubles_once(tmp_path):
     one, two = picture(tmp_path, "eo/a.png"), picture(tmp_path, "ly/a.png")
     text = "path,name,xmin,ymin,xmax,ymax\nly/a.png,RBC,1,2,11,12\nly/a.png,RBC,1,2,11,12\na.png,RBC,0,0,9,9\n"
@@ -249,10 +266,11 @@ def test_labelme(tmp_path):
     ]
     write(tmp_path / "json" / "a.json", json.dumps({"shapes": shapes, "imageHeight": 100, "imageWidth": 200}))
     write(tmp_path / "json" / "b.json", '{"shapes')
+    write(tmp_path / "json" / "c.json", '{"shapes": null}')
     truth = read_truth(tmp_path / "json", [picture(tmp_path)])
     assert truth.format is TruthFormat.LABELME
     assert boxes(truth.fields[0]) == [("nucleated", 20, 10, 40, 30), ("erythrocyte", 40, 40, 60, 60)]
-    assert [fault.source for fault in truth.faults[:2]] == ["a.json", "b.json"]
+    assert [fault.source for fault in truth.faults[:3]] == ["a.json", "b.json", "c.json"]
 
 
 def test_xml_of_another_kind_says_what_to_export(tmp_path):
@@ -266,6 +284,10 @@ def test_a_row_per_cell_adds_up(tmp_path):
     truth = read_truth(path, [picture(tmp_path)])
     assert truth.fields[0].classes == (CellClass.NEUTROPHIL, CellClass.LYMPHOCYTE)
     assert truth.faults == ()
+    write(path, "id,class\na,neutrophil\na.png,lymphocyte\n")
+    truth = read_truth(path, [picture(tmp_path)])
+    assert truth.fields[0].classes == (CellClass.NEUTROPHIL, CellClass.LYMPHOCYTE)
+    assert "more than once" in truth.faults[0].what
 
 
 def test_manual_percentages_may_be_written_with_their_sign(tmp_path):

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from cbctool.cli import app
 from cbctool.errors import InputError, UsageError
 from cbctool.records import CellClass, CellKind
+from cbctool.report.tables import summary_csv
 from cbctool.run.compare import compare_differentials
 from cbctool.run.findings import find_cells, list_pictures
 from cbctool.run.insult import parse_insult
@@ -199,16 +200,19 @@ def row(slide: str, neutrophil: float | str) -> dict[str, object]:
 
 def test_differentials_are_compared_class_by_class():
     figures, pairs, missing = compare_differentials(
-        [manual("1", 30.0), manual("2", 60.0), manual("3", 90.0), manual("4", 50.0), manual("5", 50.0)],
-        [row("1", 32.0), row("2", 62.0), row("3", 92.0), row("4", ""), row("6", 10.0)],
+        [manual(slide, percent) for slide, percent in zip("123457", (30.0, 60.0, 90.0, 50.0, 50.0, 50.0), strict=True)],
+        [
+            *(row("1", 32.0), row("2", 62.0), row("3", 92.0), row("4", ""), row("6", 10.0)),
+            row("7", 0.0) | {"adequacy": "no differential"},  # of three cells: its report gives no percentages
+        ],
     )
     neutrophil = figures["differentials"]["neutrophil"]
     assert neutrophil["bland_altman"]["bias"] == pytest.approx(2.0)
     assert (neutrophil["passing_bablok"]["slope"], neutrophil["passing_bablok"]["intercept"]) == pytest.approx((1, 2))
     assert neutrophil["kappa"]["kappa"] == 1.0  # low, within, high on both sides
     assert neutrophil["within_manual_interval"] == 1.0
-    assert figures["slides"] == {"compared": 3, "manual": 5, "without_manual": 2}
-    assert missing == [("4", "has no differential"), ("5", "not analysed")]
+    assert figures["slides"] == {"compared": 3, "manual": 6, "without_manual": 3}
+    assert missing == [("4", "has no differential"), ("5", "not analysed"), ("7", "has no differential")]
     assert ("1", "neutrophil", 30.0, 32.0) in pairs
 
 
@@ -223,6 +227,9 @@ def test_reports_folder_is_compared_with_a_manual_count(tmp_path):
     assert result.figures["truth_faults"][0]["what"] == "slide '9': not analysed, left out"
     written = write_validation(result, tmp_path / "out")
     assert "differentials.csv" in {p.name for p in written}
+    (tmp_path / "summary.csv").write_text(summary_csv([{"slide": "=1", "neutrophil_percent": 32.0}]))
+    truth.write_text("slide,neutrophil\n=1,30\n")
+    assert validate(tmp_path, truth).figures["slides"]["compared"] == 1  # as a spreadsheet may not run it
     truth.write_text("slide,neutrophil\n9,100\n")
     with pytest.raises(UsageError, match="none of its slides"):
         validate(tmp_path, truth)

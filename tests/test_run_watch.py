@@ -25,7 +25,7 @@ from cbctool.run import watch as room
 from cbctool.run.journal import Journal, status_text
 from cbctool.run.manifest import hash_file, read_manifest
 from cbctool.run.pipeline import Analyser, Settings
-from cbctool.run.watch import WatchOptions, _events, _Watcher, metrics_text, move_into, watch
+from cbctool.run.watch import WatchOptions, _events, _Watcher, free_place, metrics_text, move, watch
 
 
 @contextmanager
@@ -187,6 +187,56 @@ def test_what_was_moved_is_closed_and_a_later_file_of_its_name_is_another_slide(
     assert (lab.out / "image1" / "result.json").stat().st_mtime_ns == stamp
     assert sorted(path.name for path in done.iterdir()) == ["image1-2.png", "image1-3.png", "image1.png"]
     assert list(lab.inbox.iterdir()) == []
+
+
+def test_originals_that_a_person_took_out_of_the_done_folder_give_their_reports_to_nobody(
+    lab: Lab, tmp_path: Path
+) -> None:
+    done = tmp_path / "done"
+    lab.start(move_done=done)
+    names = []
+    for patient in "ABC":
+        lab.put("image2.png", f"patient {patient}")
+        lab.turn()
+        assert not lab.watcher.paused
+        names += [path.name for path in done.iterdir()]
+        shutil.rmtree(done)  # to the archive
+    assert names == ["image2.png", "image2-2.png", "image2-3.png"]
+    assert lab.states() == {"image2": "done", "image2.png": "done", "image2-2": "done"}
+    assert all(lab.result(slide)["supersedes"] == "" for slide in lab.states())
+
+
+def test_what_cannot_be_moved_is_moved_at_the_next_start(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refused(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    path = lab.put("later.png")
+    lab.start(move_done=tmp_path / "done")
+    with monkeypatch.context() as once:
+        once.setattr(room, "move", refused)
+        lab.turn()
+    assert "cannot be moved" in caplog.text
+    assert Path(lab.journal.named("later").path) == path
+    stamp = (lab.out / "later" / "result.json").stat().st_mtime_ns
+    lab.start(move_done=tmp_path / "done")
+    lab.turn()
+    assert (tmp_path / "done" / "later.png").exists()
+    assert (lab.out / "later" / "result.json").stat().st_mtime_ns == stamp
+
+
+def test_what_could_not_be_looked_into_once_is_looked_at_again(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    lab.put("again.png")
+    with monkeypatch.context() as once:
+        once.setattr(lab.watcher, "_name", refused)
+        lab.turn()
+    assert lab.states() == {}
+    lab.turn()
+    assert lab.states() == {"again": "done"}
 
 
 def test_a_folder_that_grows_while_it_is_analysed_is_not_moved_before_all_of_it_is_done(
@@ -448,11 +498,45 @@ def test_moving_over_file_systems_shows_nothing_half_copied(tmp_path: Path, monk
     (tmp_path / "slide").mkdir()
     (tmp_path / "slide" / "1.png").write_bytes(b"1")
     (tmp_path / "a.png").write_bytes(b"a")
-    assert move_into(tmp_path / "slide", tmp_path / "done") == tmp_path / "done" / "slide"
-    assert move_into(tmp_path / "a.png", tmp_path / "done").read_bytes() == b"a"
+    for name in ("slide", "a.png"):
+        move(tmp_path / name, free_place(tmp_path / name, tmp_path / "done"))
+    assert (tmp_path / "done" / "slide" / "1.png").read_bytes() == b"1"
+    assert (tmp_path / "done" / "a.png").read_bytes() == b"a"
     assert sorted(path.name for path in (tmp_path / "done").iterdir()) == ["a.png", "slide"]
     assert not (tmp_path / "slide").exists()
     assert not (tmp_path / "a.png").exists()
+
+
+def test_a_stop_while_an_original_is_taken_away_leaves_its_report_as_it_is(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    near, remove = Path.rename, room._remove
+
+    def far(self: Path, target: Path) -> Path:
+        if self.parent != target.parent:
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        return near(self, target)
+
+    def half_removed(path: Path) -> None:
+        if path.parent == lab.inbox and path.is_dir():
+            next(path.iterdir()).unlink()
+            raise room.StopWatching
+        remove(path)
+
+    lab.start(move_done=tmp_path / "done")
+    lab.put("halved/1.png")
+    lab.put("halved/2.png")
+    with monkeypatch.context() as over_a_network:
+        over_a_network.setattr(Path, "rename", far)
+        over_a_network.setattr(room, "_remove", half_removed)
+        with pytest.raises(room.StopWatching):
+            lab.turn()
+    lab.journal.hand_back()
+    lab.start(move_done=tmp_path / "done")
+    lab.turn()
+    assert lab.states() == {"halved": "done"}
+    assert len(lab.result("halved")["fields"]) == 2
+    assert len(list((tmp_path / "done" / "halved").iterdir())) == 2
 
 
 def test_a_whole_slide_file_is_moved_with_what_belongs_to_it(tmp_path: Path) -> None:
@@ -460,9 +544,34 @@ def test_a_whole_slide_file_is_moved_with_what_belongs_to_it(tmp_path: Path) -> 
     (tmp_path / "scan").mkdir()
     (tmp_path / "scan" / "Data0000.dat").write_bytes(b"d")
     (tmp_path / "done" / "scan").mkdir(parents=True)
-    target = move_into(tmp_path / "scan.mrxs", tmp_path / "done")
+    target = free_place(tmp_path / "scan.mrxs", tmp_path / "done")
+    target.parent.mkdir()
+    move(tmp_path / "scan.mrxs", target)
     assert target == tmp_path / "done" / "scan-2" / "scan.mrxs"
     assert (target.parent / "scan" / "Data0000.dat").read_bytes() == b"d"
+    (tmp_path / "other" / "scan.mrxs").mkdir(parents=True)
+    with pytest.raises(OSError, match="directory"):
+        move(target, tmp_path / "other" / "scan.mrxs")
+    assert target.is_file()
+    assert (target.parent / "scan" / "Data0000.dat").exists()
+
+
+def test_what_cannot_be_taken_away_stays_and_is_not_doubled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read_only(self: Path, target: Path) -> Path:
+        if self.parent == target.parent == tmp_path:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        if self.parent != target.parent:
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        return near(self, target)
+
+    near = Path.rename
+    monkeypatch.setattr(Path, "rename", read_only)
+    (tmp_path / "done").mkdir()
+    (tmp_path / "a.png").write_bytes(b"a")
+    with pytest.raises(PermissionError):
+        move(tmp_path / "a.png", tmp_path / "done" / "a.png")
+    assert [path.name for path in tmp_path.rglob("*.png")] == ["a.png"]
+    assert (tmp_path / "a.png").exists()
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EMFILE])

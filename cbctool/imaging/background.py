@@ -306,7 +306,8 @@ def _black(sample: Array, levels: Array, inside: Array, options: BackgroundOptio
         return 0.0, 0.0, 0.0
     light = (sample / levels)[inside]
     end = np.partition(light, int(least), axis=0)[int(least)]
-    red, green, blue = ((np.array(options.dark_end) - end) / (1.0 - end)).tolist()
+    # a channel that holds nothing darker than the background gives a share far below 0
+    red, green, blue = ((np.array(options.dark_end) - end) / np.maximum(1.0 - end, 1e-3)).tolist()
     # grey pictures keep no more blue than green, and yellow ink spares red
     is_grey, is_ink = np.ptp(light, axis=1).max() < 0.05, min(red, green) <= 0.0
     return (0.0, 0.0, 0.0) if is_grey or is_ink else (red, green, blue)

@@ -169,12 +169,12 @@ def _segment(pyramid: Pyramid, background: Background, um_per_px: float, options
 def _preview(pyramid: Pyramid) -> tuple[bytes, float]:
     """The field as JPEG, reduced by a whole number, which is several times faster than by any other."""
     rgb = pyramid.rgb
-    factor = -(-max(rgb.shape[:2]) // _PREVIEW_PX)
+    factor = min(-(-max(rgb.shape[:2]) // _PREVIEW_PX), *rgb.shape[:2])
     height, width = rgb.shape[0] // factor, rgb.shape[1] // factor
     small = rgb
-    if factor == 2 and min(height, width) > 0:
+    if factor == 2:
         small = pyramid.level(1)
-    elif factor > 1 and min(height, width) > 0:
+    elif factor > 1:
         small = cv2.resize(rgb[: height * factor, : width * factor], (width, height), interpolation=cv2.INTER_AREA)
     blue_first = cv2.cvtColor(small, cv2.COLOR_RGB2BGR)
     encoded = cv2.imencode(".jpg", blue_first, [cv2.IMWRITE_JPEG_QUALITY, _PREVIEW_QUALITY])

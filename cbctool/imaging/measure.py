@@ -171,14 +171,15 @@ def _shapes(
     for index, (window_rows, window_cols) in enumerate(boxes, start=1):
         top, bottom = window_rows.start, window_rows.stop
         left, right = window_cols.start, window_cols.stop
+        ymin, xmin = min(round(top * per_row), height_px - 1), min(round(left * per_col), width_px - 1)
         measured.append(
             {
                 "row_px": float((row[index] + 0.5) * per_row - 0.5),
                 "col_px": float((col[index] + 0.5) * per_col - 0.5),
-                "ymin_px": min(round(top * per_row), height_px - 1),
-                "xmin_px": min(round(left * per_col), width_px - 1),
-                "ymax_px": min(max(round(bottom * per_row), 1), height_px),
-                "xmax_px": min(max(round(right * per_col), 1), width_px),
+                "ymin_px": ymin,
+                "xmin_px": xmin,
+                "ymax_px": min(max(round(bottom * per_row), ymin + 1), height_px),
+                "xmax_px": min(max(round(right * per_col), xmin + 1), width_px),
                 "area_um2": float(area[index] * um**2),
                 "touches_edge": top == 0 or left == 0 or bottom == labels.shape[0] or right == labels.shape[1],
                 "equivalent_diameter_um": float(2 * np.sqrt(area[index] / np.pi) * um),

@@ -394,7 +394,8 @@ def without_appendages(cell: NDArray[Any], um: float, options: NucleatedOptions)
         thickness = 2 * float(cv2.distanceTransform(here, cv2.DIST_L2, 3).max()) * um
         if thickness >= options.appendage_thickness_um and neck <= options.neck * 2 * np.sqrt(area / np.pi):
             kept &= here == 0
-    return np.asarray(kept[margin:-margin, margin:-margin])
+    # what is thin everywhere hangs on nothing
+    return np.asarray(kept[margin:-margin, margin:-margin]) if kept.any() else cell
 
 
 def part_by_nuclei(

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from cbctool.errors import CalibrationError
 from cbctool.imaging.background import Background
+from cbctool.imaging.headers import CREDIBLE_UM_PER_PX
 from cbctool.imaging.pyramid import Pyramid, halved
 from cbctool.imaging.split import fill_holes
 from cbctool.records import RED_CELL_UM, Scale, ScaleSource
@@ -435,8 +436,8 @@ class ScaleOptions:
         A field whose own estimate is less certain than this takes its slide's, if that is more certain.
     """
 
-    min_um_per_px: float = 0.02
-    max_um_per_px: float = 1.0
+    min_um_per_px: float = CREDIBLE_UM_PER_PX[0]
+    max_um_per_px: float = CREDIBLE_UM_PER_PX[1]
     disagreement: float = 0.20
     uncertain: float = 0.06
 

@@ -55,7 +55,8 @@ class SegmentOptions:
     min_od : float
         Green density (log10) below which nothing is foreground: twice the background's noise on BCCD.
     foreground_share : float
-        Foreground absorbs more than this share of the red cells' density: half, as for any blurred outline.
+        Foreground absorbs more than this share of the red cells' density. A blurred outline lies at half; this was
+        chosen together with the values of :class:`~cbctool.imaging.red_cells.RedCellOptions`.
     """
 
     working_um_per_px: float = 0.25

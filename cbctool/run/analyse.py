@@ -138,8 +138,8 @@ def analyse(
                 seconds=time.monotonic() - began,
                 stages=dict(stages),
             )
-            skipped = {one.slide.name for one in done if one.skipped}  # nothing new is known of their failures
-            tried = [one.name for one in slides if one.name not in skipped]
+            # Of a slide that was skipped, or not reached before Ctrl-C, nothing new is known.
+            tried = [one.slide.name for one in done if not one.skipped] + [one.slide.name for one in failed]
             write_tables(settings.out, report.rows, report.failures, tried, analyser)
             manifest.write_atomically(settings.out / "run.json", _run_json(report, analyser, source, started_at))
     return report
@@ -155,14 +155,10 @@ def write_tables(
     from cbctool import report
 
     seen = {*slides, *(failure.slide for failure in failures)}
-    old_failures = [
-        Failure(row["slide"], row["path"], row["error"], row["advice"])
-        for row in _earlier(out / "failures.csv", ("slide", "path", "error", "advice"))
-        if row["slide"] not in seen
-    ]
+    old_failures = [failure for failure in failures_before(out) if failure.slide not in seen]
     known: dict[str, Mapping[str, Any]] = {
         row["slide"]: row
-        for row in _earlier(out / "summary.csv", ("slide", "status"))
+        for row in rows_before(out / "summary.csv", ("slide", "status"))
         if row["status"] == "failed" and row["slide"] not in seen  # those with a report have it in their folder
     }
     known |= {one.slide: one.row for one in manifest.finished_slides(out)}
@@ -172,7 +168,13 @@ def write_tables(
     report.write_run(out, rows, [*old_failures, *failures], analyser.style, folder_of=folder_name)
 
 
-def _earlier(table: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
+def failures_before(out: Path) -> list[Failure]:
+    """What ``failures.csv`` of an output folder says."""
+    columns = ("slide", "path", "error", "advice")
+    return [Failure(*(row[name] for name in columns)) for row in rows_before(out / "failures.csv", columns)]
+
+
+def rows_before(table: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
     """The rows of a table that an earlier run wrote; none, with a warning, where somebody has spoilt it."""
     from cbctool import report
 
@@ -205,9 +207,11 @@ def with_twins_named(slides: Sequence[Slide], out: Path) -> list[Slide]:
     for group in same_sizes.values():
         for member in group if len(group) > 1 else ():
             if isinstance(member, manifest.Manifest):
-                same_content[member.content_sha256].add(member.slide)
+                name, inputs = member.slide, member.inputs
             else:
-                same_content[manifest.content_sha256(hash_inputs(member))].add(member.name)
+                name, inputs = member.name, hash_inputs(member)
+            if all(inputs.values()):  # two files that cannot be read are not alike for that
+                same_content[manifest.content_sha256(inputs)].add(name)
     twins = {name: group - {name} for group in same_content.values() if len(group) > 1 for name in group}
     result = []
     for slide in slides:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import math
 import tempfile
@@ -10,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cbctool import __version__
+from cbctool import __version__, report
 from cbctool.errors import InputError, UsageError
 from cbctool.hematology.reference import ADULT_PERCENT, PERCENT_SOURCE
-from cbctool.records import LEUKOCYTES, CellClass
+from cbctool.records import LEUKOCYTES, Adequacy, CellClass
 from cbctool.run import agreement
 from cbctool.run.truth import ManualDifferential, read_differentials
 from cbctool.run.truth_formats import TruthFault, TruthFormat
@@ -93,7 +92,7 @@ def compare_differentials(
             missing.append((m.slide, "not analysed"))
             continue
         percent = {cls: _number(row.get(f"{cls}_percent")) for cls in m.percent}
-        if any(math.isnan(p) for p in percent.values()):
+        if row.get("adequacy") == Adequacy.NONE or any(math.isnan(p) for p in percent.values()):
             missing.append((m.slide, "has no differential"))
             continue
         compared += 1
@@ -128,8 +127,7 @@ def _summary_rows(source: Path, options: ValidateOptions) -> list[Mapping[str, A
         raise InputError(f"{source} does not exist.", "Give a reports folder or slides.")
     summary = source / "summary.csv"
     if summary.is_file():
-        with summary.open(newline="", encoding="utf-8-sig") as handle:
-            return list(csv.DictReader(handle))
+        return list(report.read_table(summary))
     from cbctool.run.analyse import analyse
     from cbctool.run.pipeline import Settings
 

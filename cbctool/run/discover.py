@@ -7,7 +7,6 @@ pixel is decoded here: a file with a picture's ending is taken at its word, and 
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import stat
 import unicodedata
@@ -101,9 +100,9 @@ def discover_slides(
                 f"The output folder {printable(out)} lies inside the input {shown}.",
                 "Choose one outside it with --out.",
             )
-        if sheet is None and (path / SHEET_NAME).is_file():
-            sheet = path / SHEET_NAME
         top = _list(path)
+        if sheet is None and SHEET_NAME in top.ignored:
+            sheet = path / SHEET_NAME
         top.ignored = [name for name in top.ignored if path / name != sheet]
         found = _one_slide(path, one_slide, top) if one_slide else _folder(path, top)
     if not found.slides and not found.failures:
@@ -141,15 +140,6 @@ def slide_files(slide: Slide) -> tuple[Path, ...]:
         return slide.paths
     beside = [inner for one in sorted(companions(slide.paths[0])) for inner in _files_below(one)]
     return slide.paths + tuple(one for one in beside if one != slide.paths[0])
-
-
-def content_sha256(slide: Slide) -> str:
-    """Hash what a slide holds, whatever its files are called and in whatever order.
-
-    Files are streamed. One that cannot be read counts as unreadable, under its own name, and does not stop the rest.
-    """
-    digests = sorted(_file_sha256(path) for path in slide_files(slide))
-    return digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
 def natural_key(name: str) -> tuple[list[tuple[int, int, str]], str]:
@@ -232,6 +222,19 @@ def _list(folder: Path) -> _Listing:
     return listing
 
 
+def _fields(listing: _Listing) -> tuple[Path, ...]:
+    """The pictures of a folder as fields of one slide; of two whose names are printed alike one is a failure.
+
+    Cells, pictures and hashes go by the field's name.
+    """
+    fields: dict[str, Path] = {}
+    for path in listing.pictures:
+        if fields.setdefault(clean_name(path.name), path) is not path:
+            what = "is printed like another picture of its folder, since its name is not valid text"
+            listing.failures.append(_failure(path, what, "Rename it."))
+    return tuple(fields.values())
+
+
 def _folder(path: Path, top: _Listing) -> Discovery:
     slides = [(_file_slide(one), one.name) for one in top.pictures]
     slides += [(_file_slide(one, True), one.name) for one in top.whole_slides]
@@ -246,11 +249,12 @@ def _folder(path: Path, top: _Listing) -> Discovery:
             failures.append(_failure(folder, "is a link to a folder that holds it", "Remove the link."))
             continue
         inner = _list(folder)
+        fields = _fields(inner)
         failures += [replace(one, slide=clean_name(folder.name)) for one in inner.failures]
         ignored += [f"{folder.name}/{one}" for one in inner.ignored]
         slides += [(_file_slide(one, True), f"{folder.name} {one.name}") for one in inner.whole_slides]
-        if inner.pictures:
-            slides.append((Slide(clean_name(folder.name), folder, tuple(inner.pictures)), folder.name))
+        if fields:
+            slides.append((Slide(clean_name(folder.name), folder, fields), folder.name))
         for deeper in inner.folders:
             notes.append(
                 f"{printable(deeper.relative_to(path))} lies deeper than one folder and was skipped; "
@@ -264,11 +268,12 @@ def _folder(path: Path, top: _Listing) -> Discovery:
 def _one_slide(path: Path, one_slide: str | bool, top: _Listing) -> Discovery:
     name = one_slide if isinstance(one_slide, str) else path.resolve().name or "slide"
     notes = [f"{printable(one.name)} is a folder and was skipped; --one-slide takes a flat one." for one in top.folders]
+    fields = _fields(top)
     failures = top.failures + [
         _failure(one, "is a whole-slide file among the fields of one slide", "Analyse it without --one-slide.")
         for one in top.whole_slides
     ]
-    slides = (Slide(clean_name(name), path, tuple(top.pictures)),) if top.pictures else ()
+    slides = (Slide(clean_name(name), path, fields),) if fields else ()
     return Discovery(slides, tuple(failures), tuple(notes + _ignored_note(top.ignored)))
 
 
@@ -373,11 +378,3 @@ def _head(path: Path) -> bytes:
 
 def _files_below(path: Path) -> list[Path]:
     return sorted(one for one in path.rglob("*") if one.is_file()) if path.is_dir() else [path]
-
-
-def _file_sha256(path: Path) -> str:
-    try:
-        with open_regular(path) as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except (OSError, InputError):
-        return hashlib.sha256(b"unreadable\0" + os.fsencode(path.name)).hexdigest()

@@ -217,12 +217,16 @@ class Inbox:
                 one.is_symlink() and not self._followed(Path(one.path), home)
             ):
                 continue
+            name = f"{prefix}/{one.name}" if prefix else one.name
             try:
                 status = one.stat()
+            except PermissionError:  # it is there, and whoever analyses it says why it fails
+                found.append((name, 0, 0))
+                continue
             except OSError:
                 continue  # vanished between the listing and the look
             if not stat.S_ISDIR(status.st_mode):
-                found.append((f"{prefix}/{one.name}" if prefix else one.name, status.st_size, status.st_mtime_ns))
+                found.append((name, status.st_size, status.st_mtime_ns))
         waiting = not prefix and all(_is_sidecar(name) and name.lower() not in DONE_MARKERS for name, _, _ in found)
         return () if waiting else tuple(sorted(found))
 

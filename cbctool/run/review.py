@@ -18,7 +18,6 @@ from cbctool.records import (
     CellClass,
     CellKind,
     CellStatus,
-    Failure,
     Observation,
     Prediction,
     Review,
@@ -135,7 +134,7 @@ def read_corrections(path: Path) -> list[dict[str, str]]:
         raise InputError(f"{path}: cannot be read: {error.strerror}.", "Check the path of --corrections.") from error
     heading = text.splitlines()[0] if text.strip() else ""
     delimiter = separator(text)
-    rows = report.parse_table(text, delimiter)
+    rows = [{k.strip(): v for k, v in row.items()} for row in report.parse_table(text, delimiter)]
     missing = {"field", "cell", "class"} - {name.strip().strip('"') for name in heading.split(delimiter)}
     if missing:
         raise UsageError(
@@ -285,13 +284,9 @@ def _replace_report(folder: Path, result: SlideResult, profile: Profile) -> None
 
 def _write_tables(out: Path, result: SlideResult, style: report.ReportStyle) -> None:
     """The tables over the whole output folder, with this slide's new row."""
-    rows: dict[str, Mapping[str, object]] = {row["slide"]: row for row in report.read_table(out / "summary.csv")}
+    from cbctool.run.analyse import failures_before, rows_before
+
+    rows: dict[str, Mapping[str, object]] = {row["slide"]: row for row in rows_before(out / "summary.csv", ("slide",))}
     rows |= {done.slide: done.row for done in manifest.finished_slides(out)}
     rows[result.slide.name] = report.summary_row(result)
-    failures = []
-    if (out / "failures.csv").is_file():
-        failures = [
-            Failure(row["slide"], row["path"], row["error"], row["advice"])
-            for row in report.read_table(out / "failures.csv")
-        ]
-    report.write_run(out, [rows[name] for name in sorted(rows)], failures, style, folder_name)
+    report.write_run(out, [rows[name] for name in sorted(rows)], failures_before(out), style, folder_name)

@@ -30,7 +30,7 @@ from cbctool.records import (
     WeightsInfo,
 )
 from cbctool.run.parcel import Parcel, pack, unpack
-from cbctool.run.pool import give_back_freed_memory
+from cbctool.run.pool import WorkerLostError, give_back_freed_memory
 
 if TYPE_CHECKING:
     from cbctool.hematology.profile import Profile
@@ -275,7 +275,7 @@ def failure_of(slide: str, path: str, error: BaseException) -> Failure:
         return Failure(
             slide, path, "took too long and was stopped", "Open it by hand; raise --field-timeout if it is large."
         )
-    if type(error).__name__ == "WorkerLostError":
+    if isinstance(error, WorkerLostError):
         return Failure(
             slide,
             path,

@@ -6,6 +6,7 @@ silence.
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -371,6 +372,9 @@ def _resolve(
                 unknown[box.name] += 1
                 meaning = Meaning(None)
             where = f"{box.name} at x {box.xmin:g}-{box.xmax:g}, y {box.ymin:g}-{box.ymax:g}"
+            if not all(map(math.isfinite, (box.xmin, box.xmax, box.ymin, box.ymax))):
+                faults.append(TruthFault(item.picture, f"{where}: not a place, left out"))
+                continue
             x0, x1 = sorted((box.xmin, box.xmax))
             y0, y1 = sorted((box.ymin, box.ymax))
             if truth_format is not TruthFormat.POINTS and min(x1 - x0, y1 - y0) < SMALLEST_BOX_PX:
@@ -397,7 +401,8 @@ def _resolve(
         here = FieldTruth(picture, distinct, item.mask, tuple(classes))
         if picture in fields:
             faults.append(TruthFault(item.picture, "annotated more than once: the objects are added up"))
-            here = replace(here, objects=fields[picture].objects + here.objects)
+            before = fields[picture]
+            here = replace(here, objects=before.objects + here.objects, classes=before.classes + here.classes)
         fields[picture] = here
     for name, count in unknown.items():
         what = f"name {name!r} ({count} objects) is no kind or class: neither right nor wrong"

@@ -361,7 +361,7 @@ def _read_coco_file(file: Path) -> list[RawField]:
         categories = {c["id"]: str(c["name"]) for c in data["categories"]}
         pictures = {i["id"]: str(i["file_name"]) for i in data["images"]}
         sizes = {i["id"]: _stated_size(i.get("height"), i.get("width")) for i in data["images"]}
-        annotations: list[dict[str, Any]] = data["annotations"]
+        annotations: list[dict[str, Any]] = [dict(a) for a in data["annotations"]]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UsageError(
             f"Truth {file} is not COCO ({error!r}).", "It needs images, annotations and categories."
@@ -370,11 +370,12 @@ def _read_coco_file(file: Path) -> list[RawField]:
     faults: dict[Any, list[TruthFault]] = {i: [] for i in pictures}
     stray: list[TruthFault] = []
     for a in annotations:
-        what = f"annotation {a.get('id')}"
+        place = stray
         try:
+            place = faults[a["image_id"]]
             boxes[a["image_id"]].append(_coco_box(categories[a["category_id"]], a))
         except (KeyError, ValueError, TypeError) as error:
-            faults.get(a.get("image_id"), stray).append(TruthFault(file.name, f"{what} cannot be used ({error!r})"))
+            place.append(TruthFault(file.name, f"annotation {a.get('id')} cannot be used ({error!r})"))
     fields = [RawField(pictures[i], tuple(boxes[i]), faults=tuple(faults[i]), height_width=sizes[i]) for i in pictures]
     return [*fields, RawField("", faults=tuple(stray))] if stray else fields
 
@@ -396,7 +397,7 @@ def _read_labelme(path: Path, index: PictureIndex) -> list[RawField]:
     for file in _json_files(path):
         try:
             data: dict[str, Any] = json.loads(read_text(file))
-            shapes: list[dict[str, Any]] = data["shapes"]
+            shapes: list[dict[str, Any]] = list(data["shapes"])
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             fields.append(RawField(file.stem, faults=(TruthFault(file.name, f"not LabelMe ({error!r})"),)))
             continue

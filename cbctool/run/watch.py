@@ -203,7 +203,7 @@ class _Watcher:
         try:
             for settled in arrived:
                 self._queue(settled)
-        except OutputError:
+        except (CbctoolError, OSError):
             for settled in arrived:  # nothing that could not be written down is forgotten
                 self.inbox.forget(settled.path)
             raise
@@ -435,13 +435,23 @@ class _Watcher:
         settled = Settled(source, tuple(tuple(one) for one in json.loads(entry.signature)[0]))
         if self.inbox.changed(settled):
             return
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            target = move_into(source, folder)
-        except OSError as error:
-            logger.warning("%s: cannot be moved to %s: %s", printable(source), folder, error)
-            return
+        target = free_place(source, folder, self._taken)
+        # Written down first: what is not moved after all comes again, and is known by its content. The other way round,
+        # what comes next to its place would be taken for it.
         self.journal.moved(entry.slide, target.absolute())
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            move(source, target)
+        except OSError as error:
+            self.journal.moved(entry.slide, source)
+            if target.parent != folder:
+                with suppress(OSError):
+                    target.parent.rmdir()
+            logger.warning("%s: cannot be moved to %s: %s", printable(source), folder, error)
+
+    def _taken(self, place: Path) -> bool:
+        """Whether something lies at a place, or lay there: the journal has one slide to a path."""
+        return os.path.lexists(place) or self.journal.at(place.absolute()) is not None
 
     # --------------------------------------------------------------------------------------------------------- health
 
@@ -504,34 +514,50 @@ class _Sheet:
         return [] if row is None else list(dataclasses.asdict(dataclasses.replace(row, row=0)).values())
 
 
-def move_into(source: Path, folder: Path) -> Path:
-    """Move a slide's original, with the other files of a whole-slide file, under its own name or a numbered one.
+def free_place(source: Path, folder: Path, taken: Callable[[Path], bool] = os.path.lexists) -> Path:
+    """Where a slide's original goes in a folder: under its own name or a numbered one that is not ``taken``.
 
-    Over file systems it is copied under a hidden name first, so that nothing half-copied is ever taken for the whole.
+    A whole-slide file of many files, which name one another, keeps its name in a folder of its own.
+    """
+    if _parts(source):
+        places = (folder / name / source.name for name in _numbered(source.stem, ""))
+        return next(place for place in places if not (os.path.lexists(place.parent) or taken(place)))
+    return next(place for name in _numbered(source.stem, source.suffix) if not taken(place := folder / name))
+
+
+def _parts(source: Path) -> list[Path]:
+    """The other files of a whole-slide file that are there."""
+    return sorted(path for path in companions(source) if path.exists())
+
+
+def _numbered(stem: str, suffix: str) -> Iterator[str]:
+    """A name, and what it is called where others have it."""
+    yield f"{stem}{suffix}"
+    yield from (f"{stem}-{number}{suffix}" for number in itertools.count(2))
+
+
+def move(source: Path, target: Path) -> None:
+    """Move a slide's original, with the other files of a whole-slide file, to a place that is free.
+
+    Over file systems it is copied and removed under a hidden name, so that nothing half-copied or half-removed is ever
+    taken for the whole.
 
     Raises
     ------
     OSError
         If it cannot be moved; the original then still lies where it was.
     """
-    parts = sorted(path for path in companions(source) if path.exists())
-    target = folder / source.name
-    if parts:  # they name one another
-        folder = folder / source.stem
-        number = 2
-        while folder.exists():
-            folder = folder.with_name(f"{source.stem}-{number}")
-            number += 1
-        folder.mkdir()
-        target = folder / source.name
-    number = 2
-    while os.path.lexists(target):
-        target = folder / f"{source.stem}-{number}{source.suffix}"
-        number += 1
-    for part in parts:
-        _rename(part, folder / part.name)
-    _rename(source, target)
-    return target
+    moved: list[tuple[Path, Path]] = []
+    try:
+        for part in (*_parts(source), source):
+            place = target if part == source else target.parent / part.name
+            _rename(part, place)
+            moved.append((part, place))
+    except OSError:
+        for part, place in moved:
+            with suppress(OSError):
+                _rename(place, part)
+        raise
 
 
 def _rename(source: Path, target: Path) -> None:
@@ -541,7 +567,7 @@ def _rename(source: Path, target: Path) -> None:
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
-    hidden = target.with_name(f".moving-{target.name}"[:200])
+    hidden = target.with_name(f".moving-{folder_name(target.name)}")
     _remove(hidden)
     try:
         if source.is_dir():
@@ -552,7 +578,14 @@ def _rename(source: Path, target: Path) -> None:
     except BaseException:
         _remove(hidden)
         raise
-    _remove(source)
+    gone = free_place(source.with_name(f".moved-{folder_name(source.name)}"), source.parent)
+    try:
+        source.rename(gone)
+    except OSError:
+        _remove(target)
+        raise
+    with suppress(OSError):
+        _remove(gone)
 
 
 def _remove(path: Path) -> None:
