@@ -54,8 +54,10 @@ class Counts:
 def count_cells(fields: Iterable[FieldSummary], observations: Iterable[Observation]) -> Counts:
     """Count what was found in the fields that are fit.
 
-    Platelets and red cells that pass the right or lower edge of a field are left to the field beyond (the forbidden
-    lines of Gundersen, J Microsc 111 (1977) 219), so that counts per area and per red cell do not favour small things.
+    What passes an edge is counted once, so that counts per area and per red cell do not favour small things.
+    Of red cells, imaging finds those whose centre is in the field; platelets are found wherever they are cut, and those
+    that pass the right or lower edge are left to the field beyond (the forbidden lines of Gundersen, J Microsc 111
+    (1977) 219).
     """
     frames = {field.name: field for field in fields if field.quality.fit}
     classified: Counter[CellClass] = Counter()
@@ -66,7 +68,7 @@ def count_cells(fields: Iterable[FieldSummary], observations: Iterable[Observati
             continue
         cell, prediction = observation.cell, observation.prediction
         if prediction is None:
-            erythrocytes += _in_frame(cell, field)
+            erythrocytes += 1
             continue
         blast_like += prediction.blast_like
         if prediction.status is CellStatus.CLASSIFIED and prediction.cell_class is not None:
