@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from cbctool.errors import UsageError
 from cbctool.run.analyse import analyse
 from cbctool.run.discover import discover_slides
 from cbctool.run.pipeline import Analyser, FieldsProgress, Settings, SlideDone
+from cbctool.run.pool import open_pool
 
 # Dask's own threads may warn at shutdown; ours must not.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
@@ -69,6 +71,22 @@ def test_a_cluster_gives_the_same_numbers_and_survives_a_worker(
     analyse(slides, Settings(out=tmp_path / "local", jobs=2))
     for slide in ("single", "two-fields"):
         assert numbers(tmp_path / "cluster" / slide) == numbers(tmp_path / "local" / slide)
+
+
+def test_a_call_that_hangs_is_given_up_and_the_worker_goes_on(
+    cluster: tuple[str, list[subprocess.Popen[bytes]]],
+) -> None:
+    pool = open_pool(1, cluster[0])
+    try:
+        hanging = [pool.submit(time.sleep, 60.0, timeout_s=0.2) for _ in range(2)]
+        for call in hanging:
+            with pytest.raises(TimeoutError):
+                call.result(30)
+        assert pool.submit(divmod, 7, 2, timeout_s=30.0).result(30) == (3, 1)
+        with pytest.raises(ZeroDivisionError):
+            pool.submit(divmod, 7, 0, timeout_s=30.0).result(30)
+    finally:
+        pool.close()
 
 
 def test_a_scheduler_that_does_not_answer_is_said_so(drawn_slides: Path, tmp_path: Path) -> None:

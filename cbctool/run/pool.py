@@ -10,6 +10,7 @@ import concurrent.futures
 import logging
 import os
 import signal
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, Protocol
@@ -102,7 +103,7 @@ class DaskPool:
 
     def submit(self, function: Callable[..., Any], *arguments: Any, timeout_s: float) -> Future[Any]:
         outcome: Future[Any] = Future()
-        inner = self._executor.submit(function, *arguments)
+        inner = self._executor.submit(_in_time, timeout_s, function, *arguments)
         inner.add_done_callback(lambda done: _settle(outcome, done))
         return outcome
 
@@ -153,6 +154,25 @@ def give_back_freed_memory() -> None:
         return
 
 
+class _TooLate:
+    """What a call came to that took too long: a result and no error, since Dask tries again what fails."""
+
+
+def _in_time(timeout_s: float, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function, and wait no longer than that; a Dask worker cannot stop it, but does not wait for it either."""
+    call: Future[Any] = Future()
+
+    def work() -> None:
+        try:
+            call.set_result(function(*arguments))
+        except BaseException as error:
+            call.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    concurrent.futures.wait([call], timeout_s)
+    return call.result() if call.done() else _TooLate()
+
+
 def _settle(outcome: Future[Any], done: Future[Any]) -> None:
     """Pass a future's end on, in the words of :class:`Pool`."""
     if outcome.cancelled() or not outcome.set_running_or_notify_cancel():
@@ -161,9 +181,9 @@ def _settle(outcome: Future[Any], done: Future[Any]) -> None:
         outcome.set_exception(WorkerLostError("cancelled"))
         return
     error = done.exception()
-    if error is None:
+    if error is None and not isinstance(done.result(), _TooLate):
         outcome.set_result(done.result())
-    elif isinstance(error, TimeoutError | concurrent.futures.TimeoutError):
+    elif error is None or isinstance(error, TimeoutError | concurrent.futures.TimeoutError):
         outcome.set_exception(TimeoutError("took too long"))
     elif type(error).__name__ in ("ProcessExpired", "BrokenProcessPool", "KilledWorker", "BrokenExecutor"):
         outcome.set_exception(WorkerLostError(str(error)))
