@@ -43,7 +43,7 @@ Weights = Annotated[
 ]
 UmPerPx = Annotated[
     float | None,
-    typer.Option(min=0.01, max=2.0, help="Scale of the pictures in micrometres per pixel; overrides everything else."),
+    typer.Option(min=0.02, max=1.0, help="Scale of the pictures in micrometres per pixel; overrides everything else."),
 ]
 ProfileFile = Annotated[
     Path | None, typer.Option(help="The lab's profile (TOML): intervals, thresholds, name, outputs.")
