@@ -123,6 +123,12 @@ def test_exact_interval_is_that_of_ruemkes_table(k, n, low, high):
         assert interval == pytest.approx((low, high), abs=6e-4)
 
 
+def test_sign_test_worked_by_hand():
+    assert ag.sign_test(0, 0) == 1.0
+    assert ag.sign_test(5, 0) == pytest.approx(2 / 32)
+    assert ag.sign_test(1, 2) == 1.0
+
+
 def test_confusion_keeps_calls_that_are_no_class_apart():
     m = ag.confusion_matrix([0, 0, 1, 1, 1], [0, 2, 1, 1, 0], rows=2, columns=3)
     assert m.tolist() == [[1, 0, 1], [1, 2, 0]]

@@ -9,6 +9,7 @@ group of torch.distributed is running, its members divide each batch between the
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import logging
 from collections.abc import Callable, Mapping
@@ -180,7 +181,7 @@ def fit(
     best = copy.deepcopy(network)
     optimizers = _optimizers(network, options)
     history: list[Epoch] = []
-    stamp = json.dumps([asdict(options), len(train.labels), len(val.labels)], default=str)
+    stamp = json.dumps([asdict(options), _digest(train, val, outliers, start)], default=str)
     if folder is not None:
         history = _resume(folder / CHECKPOINT, stamp, network, average, best, optimizers)
     members, member = (dist.get_world_size(), dist.get_rank()) if dist.is_initialized() else (1, 0)
@@ -296,6 +297,20 @@ def _read(network: nn.Module, crops: Tensor, own: Tensor) -> tuple[Tensor, Tenso
     gate, at_home, elsewhere = network.readouts(crops)
     read = torch.where(own[:, None], at_home, elsewhere).float()
     return read[:, :-1], read[:, -1], gate.float()
+
+
+def _digest(
+    train: Pictures, val: Pictures, outliers: NDArray[np.uint8] | None, start: Mapping[str, Tensor] | None
+) -> str:
+    """sha256 of all that a training begins with: a checkpoint of relabelled cells or other weights is another's."""
+    digest = hashlib.sha256()
+    for array in (train.pictures, train.labels, val.pictures, val.labels, outliers):
+        if array is not None:
+            digest.update(np.ascontiguousarray(array).data)
+    for name, tensor in sorted((start or {}).items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _optimizers(network: nn.Module, options: TrainOptions) -> list[torch.optim.Optimizer]:

@@ -239,6 +239,11 @@ def exact_interval(successes: int, trials: int, confidence: float = CONFIDENCE) 
     return float(low), float(high)
 
 
+def sign_test(only_first: int, only_second: int) -> float:
+    """Chance of so unequal a number where both are as likely: exact, two-sided (McNemar 1947, for few cells)."""
+    return float(stats.binomtest(only_first, only_first + only_second).pvalue) if only_first + only_second else 1.0
+
+
 def confusion_matrix(truth: ArrayLike, called: ArrayLike, rows: int, columns: int | None = None) -> NDArray[np.int64]:
     """Counts, row = truth, column = call. More columns than rows hold calls that are no class ("unclassified")."""
     matrix = np.zeros((rows, columns or rows), np.int64)

@@ -16,11 +16,13 @@ from reportlab.lib.pagesizes import A4
 from reportlab.pdfgen.canvas import Canvas
 
 from cbctool.imaging.read import read_field
-from cbctool.records import RED_CELL_UM
+from cbctool.records import CLASSES, RED_CELL_UM
 from cbctool.report.sheet import GREY, INK, MARGIN, Sheet, register_fonts
 from cbctool.run.judge import Mistake
+from cbctool.run.training_data import NAMES, UNKNOWN_LABEL
 
 if TYPE_CHECKING:
+    from cbctool.run.score_crops import JudgedCrops
     from cbctool.run.validate import Validation
 
 PICTURES_PER_KIND = 60
@@ -49,6 +51,8 @@ def write_page(result: Validation, folder: Path) -> Path:
     canvas.setTitle("cbctool validation")
     sheet = Sheet(canvas, *A4)
     _front(sheet, result)
+    if result.crops is not None:
+        _crop_pages(sheet, result.crops)
     for title, mistakes in _chapters(result.mistakes):
         for start in range(0, len(mistakes), _ROWS * _COLUMNS):
             _gallery(sheet, title, mistakes[start : start + _ROWS * _COLUMNS], result)
@@ -61,9 +65,12 @@ def _front(sheet: Sheet, result: Validation) -> None:
 
     f = result.figures
     sheet.text(MARGIN, 52, "cbctool validation", 17, bold=True)
+    weights = f.get("weights")
     about = [
         f.get("input", ""),
+        "/".join(part for part in (f.get("source", ""), f.get("split", "")) if part),
         f"truth {f['truth']} ({f['truth_format']})" if "truth" in f else "",
+        f"weights {weights['name']} (sha256 {weights['sha256'][:12]}…)" if weights else "",
         f"version {f['version']}",
     ]
     sheet.text(MARGIN, 68, "   ".join(a for a in about if a), 8, colour=GREY, width=sheet.inner)
@@ -75,6 +82,9 @@ def _front(sheet: Sheet, result: Validation) -> None:
     for name, value in headline(f):
         sheet.text(MARGIN, y, name, 8, bold=True, width=150)
         y = sheet.paragraph(MARGIN + 158, y, value, sheet.inner - 158, 8) + 4
+    classes = f.get("classes") or {}
+    if confusion := f.get("confusion") or classes.get("confusion"):
+        y = _confusion(sheet, y + 16, confusion, classes.get("columns") or CLASSES)
     faults = f.get("truth_faults", [])
     if faults:
         y += 12
@@ -82,9 +92,54 @@ def _front(sheet: Sheet, result: Validation) -> None:
         for fault in faults[: max(0, int((sheet.height - 90 - y) / 11))]:
             y += 11
             sheet.text(MARGIN, y, f"{fault['source']}: {fault['what']}", 7, width=sheet.inner)
-    note = "Research use. What is counted as wrong may be a fault of the annotation: look at the pictures that follow."
+    note = "Research use."
+    if result.mistakes or result.crops is not None:
+        note += " What is counted as wrong may be a fault of the annotation: look at the pictures that follow."
     sheet.text(MARGIN, sheet.height - MARGIN, note, 8, colour=GREY)
     sheet.turn()
+
+
+def _confusion(sheet: Sheet, y: float, table: Sequence[Sequence[int]], columns: Sequence[str]) -> float:
+    """Cells by truth (row) and call (column), right ones in bold; returns where the next line goes."""
+    step = (sheet.inner - 100) / len(columns)
+    sheet.text(MARGIN, y, "truth, and what it was called", 8, bold=True)
+    for number, name in enumerate(columns):
+        short = name.replace("immature_granulocyte", "imm. gran.").replace("_", " ")
+        sheet.text(MARGIN + 100 + (number + 1) * step, y + 13, short, 6.5, colour=GREY, align="right", width=step - 4)
+    y += 13
+    for number, (name, row) in enumerate(zip(CLASSES, table, strict=True)):
+        if not sum(row):
+            continue
+        y += 12
+        sheet.text(MARGIN, y, name.replace("_", " "), 7.5)
+        for column, count in enumerate(row):
+            if count:
+                right = MARGIN + 100 + (column + 1) * step
+                sheet.text(right, y, str(count), 7.5, bold=column == number, align="right")
+    return y + 14
+
+
+def _crop_pages(sheet: Sheet, crops: JudgedCrops) -> None:
+    """The single cells that were called another class, the surest first: there the label may be what is wrong."""
+    best = crops.scores.probabilities.argmax(axis=1)
+    confidence = crops.scores.probabilities.max(axis=1)
+    labels = crops.data.labels
+    # an unknown picture is wrong once it gets a call, another one where its likeliest class is not its own
+    wrong = np.flatnonzero(np.where(labels == UNKNOWN_LABEL, crops.called, best != labels))
+    wrong = wrong[np.argsort(-confidence[wrong], kind="stable")]
+    shown = wrong[:PICTURES_PER_KIND]
+    count = f"{len(wrong)}" if len(shown) == len(wrong) else f"the surest {len(shown)} of {len(wrong)}"
+    for start in range(0, len(shown), _ROWS * _COLUMNS):
+        sheet.text(MARGIN, 48, f"cells called another class ({count})", 12, bold=True)
+        sheet.text(MARGIN, 61, "as the network sees them; the surest first", 7.5, colour=GREY)
+        for i, cell in enumerate(shown[start : start + _ROWS * _COLUMNS]):
+            x, y = MARGIN + (i % _COLUMNS) * _STEP, 74 + (i // _COLUMNS) * (_STEP + 18)
+            sheet.jpeg(_jpeg(crops.data.crops[cell]), x, y, _SIDE, _SIDE)
+            called = f"{CLASSES[best[cell]]} {confidence[cell]:.2f}{'' if crops.called[cell] else ', no call'}"
+            sheet.text(x, y + _SIDE + 7, crops.data.names[cell], 5.5, width=_SIDE)
+            text = f"{NAMES[labels[cell]]}: {called}".replace("_", " ")
+            sheet.text(x, y + _SIDE + 14, text, 5.5, colour=GREY, width=_SIDE)
+        sheet.turn()
 
 
 def _chapters(mistakes: Sequence[Mistake]) -> list[tuple[str, list[Mistake]]]:
