@@ -84,13 +84,12 @@ def test_a_lab_trains_checks_and_uses_its_own_weights(tmp_path: Path) -> None:
 def test_every_picture_is_listed_with_its_split_and_those_of_test_with_their_call(tmp_path: Path) -> None:
     data = _write(tmp_path / "cells", ("lymphocyte", "platelet", "unknown"))
     report = run.train(_request(tmp_path, data))
-    rows = list(csv.DictReader((tmp_path / "mine" / "pictures.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "mine" / "pictures.csv").read_text().splitlines()))
     assert sorted(row["picture"] for row in rows) == sorted(p.relative_to(data).as_posix() for p in data.glob("*/*"))
     assert Counter((row["class"], row["split"]) for row in rows) == {
-        **{
-            (name, split): n for name in ("lymphocyte", "platelet") for split, n in zip(SPLITS, (14, 3, 3), strict=True)
-        },
-        **{("unknown", split): n for split, n in zip(SPLITS, (10, 5, 5), strict=True)},
+        (name, split): count
+        for name, counts in {"lymphocyte": (14, 3, 3), "platelet": (14, 3, 3), "unknown": (10, 5, 5)}.items()
+        for split, count in zip(SPLITS, counts, strict=True)
     }
     tested = [row for row in rows if row["split"] == "test" and row["class"] != "unknown"]
     assert sum(row["call"] == row["class"] for row in tested) == round(report.test["accuracy"] * 6)
@@ -113,6 +112,15 @@ def test_the_weights_before_are_scored_on_the_same_test_cells(tmp_path: Path) ->
     assert "divided at random" in card
     assert "Not taught: basophil, eosinophil" in card
     assert "Not shown what is none of the classes" in card
+
+
+def test_strict_unknown_pictures_leave_the_threshold_of_probability_as_it_is(tmp_path: Path) -> None:
+    data = run.prepare_folder(_write(tmp_path / "cells", count=100), None, True, seed=0)
+    trained = room.fit(data.train, data.val, TINY)
+    plain = run.calibrate(trained, data, TINY, "plain")
+    strict = run.calibrate(trained, replace(data, unknown=data.val.pictures), TINY, "strict")
+    assert strict.unknown_above < plain.unknown_above
+    assert strict.abstain_below == plain.abstain_below > 0
 
 
 def test_pictures_of_the_card_show_each_class_in_turn() -> None:

@@ -105,7 +105,7 @@ def before_text(before: Mapping[str, Any]) -> str:
     """One sentence on the weights before training, on the same test cells."""
     name = f"{before['name']!r}"
     return (
-        f"On the same cells the weights {name} get {before['accuracy']:.1%} right; {before['coverage']:.1%} get a call, "
+        f"On these cells the weights {name} get {before['accuracy']:.1%} right, {before['coverage']:.1%} have a call, "
         f"{before['selective_accuracy']:.1%} of them right. Right with the new ones alone: {before['only_now_right']} "
         f"cells, with {name} alone: {before['only_before_right']} (sign test, p = {before['chance']:.2g})."
     )
