@@ -76,7 +76,7 @@ class Validation:
     mistakes: tuple[Mistake, ...] = ()
     truth: Truth | None = None
     pairs: tuple[tuple[Any, ...], ...] = ()
-    """(slide, class, manual percent, this tool's percent) of a comparison of differentials."""
+    """Of a comparison of differentials: see :data:`cbctool.run.compare.Pair`."""
     crops: JudgedCrops | None = None
 
 
@@ -376,16 +376,32 @@ def headline(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
             lines.append((f"after {insult['insult']}: differential", f"{unchanged} within its 95 % interval"))
     if figures.get("validated") == "crops":
         lines += _crop_lines(figures)
-    for name, f in figures.get("differentials", {}).items():
-        b, p = f["bland_altman"], f["passing_bablok"]
-        lines.append(
-            (
-                name,
-                f"bias {_number(b['bias'], 2)} ({_number(b['lower'], 2)} to {_number(b['upper'], 2)}) percent points; "
-                f"slope {_number(p['slope'], 2)}, intercept {_number(p['intercept'], 2)}; "
-                f"kappa {_number(f['kappa']['kappa'], 2)}; {b['n']} slides",
-            )
-        )
+    if differentials := figures.get("differentials"):
+        lines += _differential_lines(differentials, figures["slides"]["compared"])
+    return lines
+
+
+def _differential_lines(classes: Mapping[str, Any], slides: int) -> list[tuple[str, str]]:
+    from cbctool.run.compare import MANY_SLIDES
+
+    def span(interval: Sequence[float], digits: int) -> str:
+        low, high = (_number(value, digits) for value in interval)
+        return f" ({low} to {high})" if math.isfinite(sum(interval)) else ""
+
+    few = f"; a comparison of methods asks for {MANY_SLIDES} or more (CLSI EP09)" if slides < MANY_SLIDES else ""
+    lines = [("slides", f"{slides} compared{few}")]
+    for name, f in classes.items():
+        b, p, kappa = f["bland_altman"], f["passing_bablok"], f["kappa"]
+        parts = [
+            f"bias {_number(b['bias'], 1)}{span(b['bias_interval'], 1)} percent points, limits of agreement "
+            f"{_number(b['lower'], 1)} to {_number(b['upper'], 1)}",
+            f"slope {_number(p['slope'], 2)}{span(p['slope_interval'], 2)}, "
+            f"intercept {_number(p['intercept'], 1)}{span(p['intercept_interval'], 1)}",
+            f"kappa {_number(kappa['kappa'], 2)}{span(kappa['interval'], 2)}",
+        ]
+        if math.isfinite(f["within_both_counts"]):
+            parts.append(f"{f['within_both_counts']:.0%} of slides within the chance of both counts")
+        lines.append((name, "; ".join(parts)))
     return lines
 
 
@@ -547,9 +563,8 @@ def _tables(result: Validation) -> list[tuple[str, list[str], list[list[Any]]]]:
         ]
         tables.append(("cells.csv", ["picture", "class", *CALL_COLUMNS], rows))
     if result.pairs:
-        tables.append(
-            ("differentials.csv", ["slide", "class", "manual_percent", "percent"], [list(p) for p in result.pairs])
-        )
+        header = ["slide", "class", "manual_percent", "percent", "manual_cells", "cells"]
+        tables.append(("differentials.csv", header, [list(p) for p in result.pairs]))
     if faults := result.figures.get("truth_faults"):
         tables.append(("truth_faults.csv", ["source", "what"], [[f["source"], f["what"]] for f in faults]))
     return tables
