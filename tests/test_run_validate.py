@@ -222,8 +222,8 @@ def test_both_counts_have_their_chance():
     assert figures["differentials"]["neutrophil"]["within_manual_interval"] == 0.0
     assert figures["differentials"]["neutrophil"]["within_both_counts"] == 0.5
     assert pairs[0] == ("1", "neutrophil", 60.0, 45.0, 100, 20)
-    text = summary({"differentials": figures["differentials"], "slides": figures["slides"]})
-    assert "2 compared; a comparison of methods asks for 40 or more" in text
+    text = summary(figures)
+    assert "2 compared, median of 100 cells by hand, 110 here; a comparison of methods asks for 40 or more" in text
     assert "limits of agreement" in text
 
 

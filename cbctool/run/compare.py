@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import math
+import statistics
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -87,7 +88,7 @@ def compare_differentials(
         against the default reference interval (linear weights); the share of slides whose percentage lies in the exact
         95 % interval of the manual count (``within_manual_interval``), and the share of those where the two counts
         differ by no more than chance allows both of them (``within_both_counts``; Fisher's exact test, p >= 0.05), as
-        far as the counts are stated.
+        far as the counts are stated. ``median_cells`` says how many those were: few may differ by chance.
     pairs : tuple of Pair
     missing : list of (slide, why)
     """
@@ -96,6 +97,7 @@ def compare_differentials(
     within: dict[CellClass, list[bool]] = {cls: [] for cls in LEUKOCYTES}
     same: dict[CellClass, list[bool]] = {cls: [] for cls in LEUKOCYTES}
     missing = []
+    counted: list[tuple[float, float]] = []
     compared = 0
     for m in manual:
         row = by_slide.get(m.slide)
@@ -109,6 +111,7 @@ def compare_differentials(
         compared += 1
         leukocytes = _number(row.get("leukocytes"))
         cells = int(leukocytes) if leukocytes > 0 else None
+        counted.append((m.cells or math.nan, cells or math.nan))
         for cls, p in percent.items():
             pairs.append((m.slide, cls.value, m.percent[cls], p, m.cells, cells))
             if m.cells:
@@ -134,10 +137,18 @@ def compare_differentials(
         }
     head = {
         "slides": {"compared": compared, "manual": len(manual), "without_manual": len(by_slide) - compared},
+        "median_cells": dict(zip(("manual", "found"), _medians(counted), strict=True)),
         "reference": PERCENT_SOURCE,
         "differentials": figures,
     }
     return head, tuple(pairs), missing
+
+
+def _medians(counted: Sequence[tuple[float, float]]) -> list[float]:
+    """Of manual and own cells per slide, as far as they are stated."""
+    columns = zip(*counted, strict=True) if counted else ((), ())
+    stated = ([cells for cells in column if math.isfinite(cells)] for column in columns)
+    return [statistics.median(cells) if cells else math.nan for cells in stated]
 
 
 def _summary_rows(source: Path, options: ValidateOptions) -> list[Mapping[str, Any]]:

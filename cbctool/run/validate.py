@@ -377,11 +377,11 @@ def headline(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
     if figures.get("validated") == "crops":
         lines += _crop_lines(figures)
     if differentials := figures.get("differentials"):
-        lines += _differential_lines(differentials, figures["slides"]["compared"])
+        lines += _differential_lines(differentials, figures["slides"]["compared"], figures["median_cells"])
     return lines
 
 
-def _differential_lines(classes: Mapping[str, Any], slides: int) -> list[tuple[str, str]]:
+def _differential_lines(classes: Mapping[str, Any], slides: int, cells: Mapping[str, float]) -> list[tuple[str, str]]:
     from cbctool.run.compare import MANY_SLIDES
 
     def span(interval: Sequence[float], digits: int) -> str:
@@ -389,7 +389,8 @@ def _differential_lines(classes: Mapping[str, Any], slides: int) -> list[tuple[s
         return f" ({low} to {high})" if math.isfinite(sum(interval)) else ""
 
     few = f"; a comparison of methods asks for {MANY_SLIDES} or more (CLSI EP09)" if slides < MANY_SLIDES else ""
-    lines = [("slides", f"{slides} compared{few}")]
+    medians = f"median of {_number(cells['manual'], 0)} cells by hand, {_number(cells['found'], 0)} here"
+    lines = [("slides", f"{slides} compared, {medians}{few}")]
     for name, f in classes.items():
         b, p, kappa = f["bland_altman"], f["passing_bablok"], f["kappa"]
         parts = [
