@@ -105,6 +105,12 @@ def test_a_checkpoint_of_relabelled_cells_or_other_weights_is_left_alone(
     assert caplog.text.count("starting anew") == 2
 
 
+def test_a_damaged_checkpoint_is_begun_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / CHECKPOINT).write_bytes(b"half a checkpoint")
+    assert len(fit(_toy(32), _toy(16, seed=1), replace(TINY, epochs=1), tmp_path).history) == 1
+    assert "is damaged" in caplog.text
+
+
 def test_patience_stops_before_the_end() -> None:
     options = replace(TINY, epochs=30, patience=1, learning_rate=0.0, average=0.0, architecture="paper")
     options = replace(options, arguments={"widths": (4,) * 5, "hidden": 4}, schedule=False)

@@ -211,6 +211,13 @@ def test_twins_stay_in_one_split(tmp_path: Path) -> None:
     assert sum(len(getattr(prepared, name).labels) for name in ("train", "val", "test")) == 50
 
 
+def test_folders_within_a_class_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    data = _write(tmp_path / "cells")
+    _write(data / "platelet", ("lymphocyte",))
+    run.prepare_folder(data, None, True, seed=0)
+    assert "not looked into: platelet/lymphocyte" in caplog.text
+
+
 def test_a_leak_between_splits_made_by_hand_is_refused(tmp_path: Path) -> None:
     for number, split in enumerate(("train", "val", "test")):
         _write(tmp_path / "cells" / split, count=4, first=10000 * number)
@@ -262,8 +269,9 @@ def test_options_that_cannot_be(tmp_path: Path) -> None:
         run.train(_request(tmp_path, data, recipe="best"))
     with pytest.raises(UsageError, match="contradict"):
         run.train(_request(tmp_path, data, um_per_px=0.1))
-    with pytest.raises(UsageError, match="is a 'smear' network"):
+    with pytest.raises(UsageError, match="is a 'smear' network") as caught:
         run.train(_request(tmp_path, data, recipe="paper", init=Path("default")))
+    assert caught.value.advice == "Pass --recipe default."
 
 
 def _npz(path: Path, count: int = 12) -> Path:

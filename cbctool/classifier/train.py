@@ -22,7 +22,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
@@ -228,7 +228,9 @@ def fit(
         if settled or val_loss < min((e.val_loss for e in history), default=np.inf):
             best.load_state_dict(average.state_dict())
         history.append(Epoch(epoch + 1, losses / seen, hits / seen, val_loss, val_accuracy))
-        logger.info("epoch %d: %s", epoch + 1, history[-1])
+        logger.info(
+            "epoch %d: %s", epoch + 1, ", ".join(f"{k} {v:.4g}" for k, v in list(asdict(history[-1]).items())[1:])
+        )
         if folder is not None and member == 0:
             _save_checkpoint(folder / CHECKPOINT, stamp, history, network, average, best, optimizers)
         if on_epoch is not None:
@@ -406,12 +408,16 @@ def _resume(
     """Load a checkpoint of the same options and data into everything given; its history, or none."""
     if not path.is_file():
         return []
-    with safe_open(path, framework="pt") as file:
-        metadata = file.metadata()
-        if metadata.get("stamp") != stamp:
-            logger.warning("%s belongs to a training with other options or data: starting anew.", path)
-            return []
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no iterator of its own)
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata()
+            if metadata.get("stamp") != stamp:
+                logger.warning("%s belongs to a training with other options or data: starting anew.", path)
+                return []
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no iterator of its own)
+    except SafetensorError as error:
+        logger.warning("%s is damaged (%s): starting anew.", path, error)
+        return []
     for part, module in _parts(network, average, best):
         module.load_state_dict({k.removeprefix(f"{part}."): t for k, t in tensors.items() if k.startswith(f"{part}.")})
     for which, optimizer in enumerate(optimizers):

@@ -390,9 +390,10 @@ def _options(request: TrainRequest) -> TrainOptions:
     if request.init is not None:
         header = read_header(request.init)
         if header.get("architecture") != options.architecture:
+            fitting = [name for name, recipe in RECIPES.items() if recipe.architecture == header.get("architecture")]
             raise UsageError(
                 f"{request.init} is a {header.get('architecture')!r} network, not {options.architecture!r}.",
-                "Use the recipe that these weights were trained with.",
+                f"Pass --recipe {' or '.join(fitting)}." if fitting else "No recipe is for such a network.",
             )
         # A tenth of the rate and little warm-up: a trained network would forget at the full rate.
         options = replace(options, arguments=header["arguments"], learning_rate=options.learning_rate / 10)

@@ -171,6 +171,12 @@ def list_class_folder(folder: Path) -> dict[str, list[Path]]:
         p.name: sorted(q for q in p.iterdir() if q.is_file() and q.name.lower() not in _IGNORED and q.name[0] != ".")
         for p in subfolders
     }
+    if deeper := [
+        f"{p.name}/{q.name}" for p in subfolders for q in sorted(p.iterdir()) if q.is_dir() and q.name[0] != "."
+    ]:
+        logger.warning(
+            "Folders within classes are not looked into: %s%s.", ", ".join(deeper[:_SHOWN]), _more(len(deeper))
+        )
     empty = [name for name, paths in found.items() if not paths]
     if empty:
         raise TrainingDataError(
