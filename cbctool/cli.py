@@ -379,7 +379,7 @@ def train(
     data: Annotated[
         Path | None,
         typer.Option(
-            help="Folder with one sub-folder of single-cell pictures per class (unknown/ sets the abstention), or with "
+            help="Folder with one sub-folder of single-cell pictures per class (unknown/ for what is none), or with "
             "such folders under train/, val/ and test/. [default: BloodMNIST]"
         ),
     ] = None,

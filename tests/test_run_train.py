@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 from collections import Counter
 from dataclasses import replace
@@ -11,9 +12,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from pypdf import PdfReader
+from typer.testing import CliRunner
 
 from cbctool.classifier import train as room
 from cbctool.classifier.weights import load_weights
+from cbctool.cli import app
 from cbctool.errors import InputError, OutputError, TrainingDataError, UsageError, WeightsError
 from cbctool.run import train as run
 from cbctool.run.score_crops import auroc, score_bloodmnist, score_crop_folder
@@ -326,6 +330,36 @@ def test_bloodmnist_is_scored(tmp_path: Path) -> None:
         score_bloodmnist(tmp_path / "b" / "bloodmnist.npz", "all")
     with pytest.raises(UsageError, match="no file"):
         score_bloodmnist(tmp_path / "none.npz")
+
+
+def test_single_cells_are_judged_with_a_table_of_calls_and_pictures_of_the_mistakes(tmp_path: Path) -> None:
+    data = _write(tmp_path / "cells", ("lymphocyte", "platelet", "unknown"), count=4)
+    swapped = data / "test"
+    swapped.mkdir()
+    (data / "lymphocyte").rename(swapped / "platelet")
+    (data / "platelet").rename(swapped / "lymphocyte")
+    (data / "unknown").rename(swapped / "unknown")
+    options = ["--crops", str(data), "--split", "test", "--already-cropped", "--device", "cpu", "--quiet"]
+    result = CliRunner().invoke(app, ["validate", *options, "--out", str(tmp_path / "out")])
+    assert result.exit_code == 0, result.output
+    assert "lymphocyte, recall" in result.stdout
+    rows = list(csv.DictReader((tmp_path / "out" / "cells.csv").read_text().splitlines()))
+    assert Counter(row["class"] for row in rows) == {"lymphocyte": 4, "platelet": 4, "unknown": 4}
+    figures = json.loads((tmp_path / "out" / "validation.json").read_text())
+    assert (figures["source"], figures["split"], figures["unknown_n"]) == ("cells", "test", 4)
+    wrong = sum(row["call"] != row["class"] for row in rows if row["class"] != "unknown")
+    assert wrong == 8 - round(figures["accuracy"] * 8)
+    wrong += sum(row["status"] == "classified" for row in rows if row["class"] == "unknown")
+    pages = PdfReader(tmp_path / "out" / "validation.pdf").pages
+    assert f"cells called another class ({wrong})" in pages[1].extract_text()
+    assert "weights default" in pages[0].extract_text()
+    with (tmp_path / "out" / "confusion.csv").open() as file:
+        assert [[int(n) for n in row[1:]] for row in csv.reader(file) if row[0] != "truth"] == figures["confusion"]
+
+
+def test_refused_weights_are_told_before_pictures_are_read(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="no weights file"):
+        score_crop_folder(tmp_path / "nowhere", weights=tmp_path / "none.safetensors")
 
 
 def test_auroc_counts_ties_half() -> None:

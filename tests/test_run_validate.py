@@ -238,6 +238,8 @@ def test_reports_folder_is_compared_with_a_manual_count(tmp_path):
     assert result.figures["truth_faults"][0]["what"] == "slide '9': not analysed, left out"
     written = write_validation(result, tmp_path / "out")
     assert "differentials.csv" in {p.name for p in written}
+    text = "".join(page.extract_text() for page in PdfReader(tmp_path / "out" / "validation.pdf").pages)
+    assert "differentials by hand and by this software" in text
     truth.write_text("slide,neutrophil\n9,100\n")
     with pytest.raises(UsageError, match="none of its slides"):
         validate(tmp_path, truth)

@@ -572,7 +572,7 @@ def _tables(result: Validation) -> list[tuple[str, list[str], list[list[Any]]]]:
 
 
 def _number(value: float, digits: int = 3) -> str:
-    return "-" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
+    return "-" if value is None or not math.isfinite(value) else f"{value:z.{digits}f}"
 
 
 def _plain(value: Any) -> Any:

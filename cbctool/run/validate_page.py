@@ -17,7 +17,7 @@ from reportlab.pdfgen.canvas import Canvas
 
 from cbctool.imaging.read import read_field
 from cbctool.records import CLASSES, RED_CELL_UM
-from cbctool.report.sheet import GREY, INK, MARGIN, Sheet, register_fonts
+from cbctool.report.sheet import BAND, GREY, INK, MARGIN, Sheet, register_fonts
 from cbctool.run.judge import Mistake
 from cbctool.run.training_data import NAMES, UNKNOWN_LABEL
 
@@ -53,6 +53,8 @@ def write_page(result: Validation, folder: Path) -> Path:
     _front(sheet, result)
     if result.crops is not None:
         _crop_pages(sheet, result.crops)
+    if result.pairs:
+        _agreement_page(sheet, result)
     for title, mistakes in _chapters(result.mistakes):
         for start in range(0, len(mistakes), _ROWS * _COLUMNS):
             _gallery(sheet, title, mistakes[start : start + _ROWS * _COLUMNS], result)
@@ -117,6 +119,71 @@ def _confusion(sheet: Sheet, y: float, table: Sequence[Sequence[int]], columns: 
                 right = MARGIN + 100 + (column + 1) * step
                 sheet.text(right, y, str(count), 7.5, bold=column == number, align="right")
     return y + 14
+
+
+_PLOT = (150.0, 92.0)  # width and height of a plot: two beside each other, six classes on a page
+
+
+def _agreement_page(sheet: Sheet, result: Validation) -> None:
+    """Per class: this tool's percentages over the manual ones, and differences over the means; slides as rings."""
+    sheet.text(MARGIN, 48, "differentials by hand and by this software", 12, bold=True)
+    legend = (
+        "percent; left: here over by hand, on the line where they agree; right: here minus by hand over their mean, "
+    )
+    legend += "with bias and limits of agreement"
+    sheet.text(MARGIN, 61, legend, 7.5, colour=GREY)
+    y = 78.0
+    for name, figures in result.figures["differentials"].items():
+        hand, here = np.array([pair[2:4] for pair in result.pairs if pair[1] == name], float).T
+        agree = figures["bland_altman"]
+        sheet.text(MARGIN, y + _PLOT[1] / 2, name.replace("_", " "), 7.5, bold=True, width=112)
+        top = max(float(np.ceil(max(hand.max(), here.max()) / 10) * 10), 10.0)
+        plot = _Plot(sheet, MARGIN + 125, y, (0.0, top), (0.0, top))
+        plot.line(0, 0, top, top, GREY)
+        plot.dots(hand, here)
+        reach = [abs(v) for v in (*(here - hand), agree["lower"], agree["upper"]) if math.isfinite(v)]
+        side = max(float(np.ceil(max(reach) / 5) * 5), 5.0)
+        plot = _Plot(sheet, MARGIN + 325, y, (0.0, top), (-side, side))
+        plot.line(0, 0, top, 0, BAND)
+        for value, colour in ((agree["bias"], _ANNOTATED), (agree["lower"], GREY), (agree["upper"], GREY)):
+            if math.isfinite(value):
+                plot.line(0, value, top, value, colour)
+                sheet.text(plot.x + _PLOT[0] + 3, plot.place(0, value)[1] + 2, f"{value:z.1f}", 6, colour=colour)
+        plot.dots((hand + here) / 2, here - hand)
+        y += _PLOT[1] + 24
+    sheet.turn()
+
+
+@dataclass(frozen=True)
+class _Plot:
+    """A framed plot with its top left corner at (x, y); ``across`` and ``up`` are the ranges of its axes."""
+
+    sheet: Sheet
+    x: float
+    y: float
+    across: tuple[float, float]
+    up: tuple[float, float]
+
+    def __post_init__(self) -> None:
+        left, bottom = self.x, self.y + _PLOT[1]
+        self.sheet.box(self.x, self.y, *_PLOT, stroke=GREY, line=0.4)
+        for value, align in zip(self.across, ("left", "right"), strict=True):
+            self.sheet.text(self.place(value, 0)[0], bottom + 8, f"{value:g}", 6, colour=GREY, align=align)
+        for value, drop in zip(self.up, (0.0, 6.0), strict=True):
+            row = self.place(0, value)[1] + drop
+            self.sheet.text(left - 3, row, f"{value:g}", 6, colour=GREY, align="right")
+
+    def place(self, value: float, height: float) -> tuple[float, float]:
+        """Where a pair of values lies on the sheet."""
+        x = self.x + (value - self.across[0]) / (self.across[1] - self.across[0]) * _PLOT[0]
+        return x, self.y + (self.up[1] - height) / (self.up[1] - self.up[0]) * _PLOT[1]
+
+    def line(self, x0: float, y0: float, x1: float, y1: float, colour: str) -> None:
+        self.sheet.line(*self.place(x0, y0), *self.place(x1, y1), 0.6, colour)
+
+    def dots(self, values: NDArray[np.float64], heights: NDArray[np.float64]) -> None:
+        for value, height in zip(values.tolist(), heights.tolist(), strict=True):
+            self.sheet.ring(*self.place(value, height), 1.8, colour=_FOUND)
 
 
 def _crop_pages(sheet: Sheet, crops: JudgedCrops) -> None:
