@@ -392,7 +392,9 @@ def train(
     init: Annotated[
         Path | None, typer.Option(help="Weights to fine-tune; a shipped file by name (default, paper).")
     ] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the pictures. [default: the recipe's]")] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Passes over the pictures. [default: the recipe's; more for few pictures]")
+    ] = None,
     patience: Annotated[
         int | None, typer.Option(min=0, help="Stop after this many epochs without a better validation loss; 0: never.")
     ] = None,

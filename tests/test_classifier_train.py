@@ -111,6 +111,12 @@ def test_a_damaged_checkpoint_is_begun_anew(tmp_path: Path, caplog: pytest.LogCa
     assert "is damaged" in caplog.text
 
 
+def test_few_pictures_get_enough_steps() -> None:
+    # 32 pictures in batches of 16 are 2 steps an epoch
+    assert len(fit(_toy(32), _toy(16, seed=1), replace(TINY, epochs=1, least_steps=5)).history) == 3
+    assert len(fit(_toy(32), _toy(16, seed=1), replace(TINY, epochs=2, least_steps=3)).history) == 2
+
+
 def test_patience_stops_before_the_end() -> None:
     options = replace(TINY, epochs=30, patience=1, learning_rate=0.0, average=0.0, architecture="paper")
     options = replace(options, arguments={"widths": (4,) * 5, "hidden": 4}, schedule=False)

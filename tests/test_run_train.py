@@ -32,6 +32,7 @@ TINY = replace(
     learning_rate=0.05,
     average=0.5,
     augment=None,
+    least_steps=0,
     device="cpu",
 )
 

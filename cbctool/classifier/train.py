@@ -51,7 +51,8 @@ class TrainOptions:
     the mean of all steps, until ``average`` is reached); ``warm_up`` the share of the steps with rising learning rate,
     after which it falls as half a cosine (``schedule`` False: constant); ``outliers`` the outliers per batch, and
     ``swollen`` the lymphocytes beside them that are swollen to the look of a blast; ``patience`` the epochs without a
-    better validation loss before stopping (0: never); ``mixed`` computes in bfloat16 where the hardware does.
+    better validation loss before stopping (0: never); ``mixed`` computes in bfloat16 where the hardware does;
+    ``least_steps`` the steps that pictures too few for them in ``epochs`` get all the same.
     """
 
     architecture: str = "smear"
@@ -71,12 +72,15 @@ class TrainOptions:
     augment: augment.AugmentOptions | None = field(default_factory=augment.AugmentOptions)
     patience: int = 0
     mixed: bool = True
+    least_steps: int = 0
     seed: int = 0
     device: str = "auto"
 
 
 RECIPES: dict[str, TrainOptions] = {
-    "default": TrainOptions(),
+    # 141 cells of BCCD, from the shipped weights: 87 % of 85 others right after 40 steps, 92 % after 200. 400 are what
+    # the 40 epochs come to with 1,300 cells.
+    "default": TrainOptions(least_steps=400),
     "paper": TrainOptions(
         architecture="paper",
         epochs=10,
@@ -186,7 +190,8 @@ def fit(
         history = _resume(folder / CHECKPOINT, stamp, network, average, best, optimizers)
     members, member = (dist.get_world_size(), dist.get_rank()) if dist.is_initialized() else (1, 0)
     steps = max(len(train.labels) // options.batch, 1)
-    for epoch in range(len(history), options.epochs):
+    epochs = max(options.epochs, -(-options.least_steps // steps))
+    for epoch in range(len(history), epochs):
         if _stopped(history, options.patience):
             break
         order = np.random.default_rng([options.seed, epoch]).permutation(len(train.labels))
@@ -194,7 +199,7 @@ def fit(
         network.train()
         losses, hits, seen = 0.0, 0, 0
         for step in range(steps):
-            share = _rate_share(options, epoch * steps + step, options.epochs * steps)
+            share = _rate_share(options, epoch * steps + step, epochs * steps)
             for optimizer in optimizers:
                 for group in optimizer.param_groups:
                     group["lr"] = share * group["full_rate"]
@@ -222,7 +227,7 @@ def fit(
             hits += int((logits[: len(chosen)].argmax(1) == labels).sum())
             seen += len(chosen)
             if on_step is not None:
-                on_step(Step(epoch + 1, options.epochs, step + 1, steps, losses / seen, hits / seen))
+                on_step(Step(epoch + 1, epochs, step + 1, steps, losses / seen, hits / seen))
         val_loss, val_accuracy = _validate(average, val, device)
         settled = options.average and not options.patience  # averaged weights are best at the end
         if settled or val_loss < min((e.val_loss for e in history), default=np.inf):

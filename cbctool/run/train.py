@@ -384,7 +384,7 @@ def _options(request: TrainRequest) -> TrainOptions:
         raise UsageError("--um-per-px and --already-cropped contradict each other.", "Windows need no scale.")
     options = replace(RECIPES[request.recipe], seed=request.seed, device=request.device)
     if request.epochs is not None:
-        options = replace(options, epochs=request.epochs)
+        options = replace(options, epochs=request.epochs, least_steps=0)
     if request.patience is not None:
         options = replace(options, patience=request.patience)
     if request.init is not None:
