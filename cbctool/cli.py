@@ -45,6 +45,9 @@ UmPerPx = Annotated[
     float | None,
     typer.Option(min=0.02, max=1.0, help="Scale of the pictures in micrometres per pixel; overrides everything else."),
 ]
+AlreadyCropped = Annotated[
+    bool, typer.Option("--already-cropped", help="Single-cell pictures are 19 um windows, as BloodMNIST's.")
+]
 ProfileFile = Annotated[
     Path | None, typer.Option(help="The lab's profile (TOML): intervals, thresholds, name, outputs.")
 ]
@@ -287,7 +290,8 @@ def validate(
         Path | None, typer.Option(help="Score the classifier on single-cell pictures, one sub-folder per class.")
     ] = None,
     split: Annotated[
-        str | None, typer.Option(help="Split of the .npz [default: test], or of --fields-list (train,val).")
+        str | None,
+        typer.Option(help="Split of the .npz [default: test], sub-folder of --crops, or of --fields-list (train,val)."),
     ] = None,
     fields_list: Annotated[
         Path | None, typer.Option(help="Judge only these fields: a name per line, or a CSV with an id or path column.")
@@ -302,6 +306,7 @@ def validate(
         Path | None, typer.Option("--out", "-o", help="Folder for JSON, CSV and a PDF with pictures of the mistakes.")
     ] = None,
     um_per_px: UmPerPx = None,
+    already_cropped: AlreadyCropped = False,
     weights: Weights = None,
     device: Device = "auto",
     jobs: Jobs = None,
@@ -322,6 +327,7 @@ def validate(
         truth_format=parse_format(truth_format) if truth_format else None,
         name_map=parse_name_map(name_map or ()),
         um_per_px=um_per_px,
+        already_cropped=already_cropped,
         fields_list=fields_list,
         splits=tuple(split.split(",")) if split else (),
         insult=parse_insult(insult) if insult else None,
@@ -373,7 +379,7 @@ def train(
     data: Annotated[
         Path | None,
         typer.Option(
-            help="Folder with one sub-folder of single-cell pictures per class (unknown/ sets the abstention), or with "
+            help="Folder with one sub-folder of single-cell pictures per class (unknown/ for what is none), or with "
             "such folders under train/, val/ and test/. [default: BloodMNIST]"
         ),
     ] = None,
@@ -381,14 +387,14 @@ def train(
         Path | None, typer.Option(help="Folder with bloodmnist.npz. [default: medmnist's own, downloaded]")
     ] = None,
     um_per_px: UmPerPx = None,
-    already_cropped: Annotated[
-        bool, typer.Option("--already-cropped", help="The pictures are 19 um windows, as BloodMNIST's.")
-    ] = False,
+    already_cropped: AlreadyCropped = False,
     recipe: Annotated[str, typer.Option(help="default, or paper for the study's network.")] = "default",
     init: Annotated[
         Path | None, typer.Option(help="Weights to fine-tune; a shipped file by name (default, paper).")
     ] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the pictures. [default: the recipe's]")] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Passes over the pictures. [default: the recipe's; more for few pictures]")
+    ] = None,
     patience: Annotated[
         int | None, typer.Option(min=0, help="Stop after this many epochs without a better validation loss; 0: never.")
     ] = None,

@@ -93,6 +93,30 @@ def test_a_checkpoint_of_other_options_is_left_alone(tmp_path: Path, caplog: pyt
     assert "starting anew" in caplog.text
 
 
+def test_a_checkpoint_of_relabelled_cells_or_other_weights_is_left_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    train, val, one = _toy(32), _toy(16, seed=1), replace(TINY, epochs=1)
+    first = fit(train, val, one, tmp_path)
+    relabelled = replace(train, labels=np.where(train.labels == 7, 4, train.labels))
+    fit(relabelled, val, one, tmp_path)
+    assert caplog.text.count("starting anew") == 1
+    fit(relabelled, val, one, tmp_path, start=first.network.state_dict())
+    assert caplog.text.count("starting anew") == 2
+
+
+def test_a_damaged_checkpoint_is_begun_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / CHECKPOINT).write_bytes(b"half a checkpoint")
+    assert len(fit(_toy(32), _toy(16, seed=1), replace(TINY, epochs=1), tmp_path).history) == 1
+    assert "is damaged" in caplog.text
+
+
+def test_few_pictures_get_enough_steps() -> None:
+    # 32 pictures in batches of 16 are 2 steps an epoch
+    assert len(fit(_toy(32), _toy(16, seed=1), replace(TINY, epochs=1, least_steps=5)).history) == 3
+    assert len(fit(_toy(32), _toy(16, seed=1), replace(TINY, epochs=2, least_steps=3)).history) == 2
+
+
 def test_patience_stops_before_the_end() -> None:
     options = replace(TINY, epochs=30, patience=1, learning_rate=0.0, average=0.0, architecture="paper")
     options = replace(options, arguments={"widths": (4,) * 5, "hidden": 4}, schedule=False)

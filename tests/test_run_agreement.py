@@ -123,6 +123,22 @@ def test_exact_interval_is_that_of_ruemkes_table(k, n, low, high):
         assert interval == pytest.approx((low, high), abs=6e-4)
 
 
+def test_kappa_of_full_agreement_has_no_interval():
+    kappa = ag.cohen_kappa([[3, 0], [0, 2]])
+    assert kappa.kappa == 1.0
+    assert np.isnan(kappa.interval).all()
+
+
+def test_same_share_is_that_of_fishers_tea():
+    assert ag.same_share((3, 4), (1, 4)) == pytest.approx(34 / 70)
+
+
+def test_sign_test_worked_by_hand():
+    assert ag.sign_test(0, 0) == 1.0
+    assert ag.sign_test(5, 0) == pytest.approx(2 / 32)
+    assert ag.sign_test(1, 2) == 1.0
+
+
 def test_confusion_keeps_calls_that_are_no_class_apart():
     m = ag.confusion_matrix([0, 0, 1, 1, 1], [0, 2, 1, 1, 0], rows=2, columns=3)
     assert m.tolist() == [[1, 0, 1], [1, 2, 0]]

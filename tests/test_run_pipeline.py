@@ -11,15 +11,17 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from slides import weights_info
 from written import numbers, table
 
 from cbctool.errors import ExitCode, InputError, OutputError, UsageError, WeightsError
-from cbctool.records import Failure, Slide
-from cbctool.run import manifest, pipeline
+from cbctool.records import CLASSES, Failure, Slide
+from cbctool.run import manifest, pipeline, tasks
 from cbctool.run.analyse import RunReport, analyse, with_twins_named
 from cbctool.run.discover import discover_slides
 from cbctool.run.parcel import Shelf
@@ -105,6 +107,18 @@ def test_a_run_that_breaks_off_leaves_nothing_on_the_disk(
         list(analyser.run(slides))
     assert [name.split("-")[0] for name in seen] == [".partial"]
     assert not list(tmp_path.iterdir())
+
+
+def test_weights_that_know_fewer_classes_say_so() -> None:
+    confusion = [[0] * 8 for _ in CLASSES]
+    for known in (3, 4, 5, 6, 7):
+        confusion[known][known] = 9
+    info = replace(weights_info(), name="ours", confusion=tuple(map(tuple, confusion)))
+    (warning,) = tasks.untaught(info)
+    assert warning.startswith(
+        "The weights ours do not know, or were not checked on: basophil, eosinophil, erythroblast."
+    )
+    assert tasks.untaught(replace(info, confusion=((1,) * 8,) * 8)) == []
 
 
 def test_run_json_says_what_was_run(analysed: tuple[Path, RunReport]) -> None:

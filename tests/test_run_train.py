@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import csv
+import json
+import shutil
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from pypdf import PdfReader
+from typer.testing import CliRunner
 
 from cbctool.classifier import train as room
 from cbctool.classifier.weights import load_weights
+from cbctool.cli import app
 from cbctool.errors import InputError, OutputError, TrainingDataError, UsageError, WeightsError
 from cbctool.run import train as run
 from cbctool.run.score_crops import auroc, score_bloodmnist, score_crop_folder
+from cbctool.run.training_card import spread
+from cbctool.run.training_data import SPLITS
 
 TINY = replace(
     room.RECIPES["default"],
@@ -23,6 +32,7 @@ TINY = replace(
     learning_rate=0.05,
     average=0.5,
     augment=None,
+    least_steps=0,
     device="cpu",
 )
 
@@ -68,11 +78,58 @@ def test_a_lab_trains_checks_and_uses_its_own_weights(tmp_path: Path) -> None:
     assert "28 train, 6 val, 6 test" in card
     assert any((tmp_path / "mine" / "log").iterdir())
     assert not load_weights(report.weights).info.validated
-    figures = score_crop_folder(data, already_cropped=True, weights=report.weights, device="cpu")
+    figures, judged = score_crop_folder(data, already_cropped=True, weights=report.weights, device="cpu")
+    assert len(judged.calls) == 60
     assert figures["accuracy"] > 0.8
     assert figures["unknown_abstained"] > 0.5
     assert set(figures["as_cut"]) >= {"accuracy", "confusion"}
     assert str(report.weights) in run.summary(report)
+
+
+def test_every_picture_is_listed_with_its_split_and_those_of_test_with_their_call(tmp_path: Path) -> None:
+    data = _write(tmp_path / "cells", ("lymphocyte", "platelet", "unknown"))
+    report = run.train(_request(tmp_path, data))
+    rows = list(csv.DictReader((tmp_path / "mine" / "pictures.csv").read_text().splitlines()))
+    assert sorted(row["picture"] for row in rows) == sorted(p.relative_to(data).as_posix() for p in data.glob("*/*"))
+    assert Counter((row["class"], row["split"]) for row in rows) == {
+        (name, split): count
+        for name, counts in {"lymphocyte": (14, 3, 3), "platelet": (14, 3, 3), "unknown": (10, 5, 5)}.items()
+        for split, count in zip(SPLITS, counts, strict=True)
+    }
+    tested = [row for row in rows if row["split"] == "test" and row["class"] != "unknown"]
+    assert sum(row["call"] == row["class"] for row in tested) == round(report.test["accuracy"] * 6)
+    assert not any(row["call"] for row in rows if row["split"] != "test")
+    unknown = [row["status"] == "unclassified" for row in rows if row["split"] == "test" and row["class"] == "unknown"]
+    assert report.test["unknown_abstained"] == pytest.approx(sum(unknown) / 5)
+
+
+def test_the_weights_before_are_scored_on_the_same_test_cells(tmp_path: Path) -> None:
+    data = _write(tmp_path / "cells")
+    report = run.train(_request(tmp_path, data))
+    before = report.test["before"]
+    assert before["name"] == "default"
+    right = round(report.test["accuracy"] * 6)
+    assert right - round(before["accuracy"] * 6) == before["only_now_right"] - before["only_before_right"]
+    assert "the weights 'default' get" in run.summary(report)
+    low, high = report.test["accuracy_interval"]
+    assert low <= report.test["accuracy"] <= high
+    card = (tmp_path / "mine" / "model_card.md").read_text()
+    assert "divided at random" in card
+    assert "Not taught: basophil, eosinophil" in card
+    assert "Not shown what is none of the classes" in card
+
+
+def test_strict_unknown_pictures_leave_the_threshold_of_probability_as_it_is(tmp_path: Path) -> None:
+    data = run.prepare_folder(_write(tmp_path / "cells", count=100), None, True, seed=0)
+    trained = room.fit(data.train, data.val, TINY)
+    plain = run.calibrate(trained, data, TINY, "plain")
+    strict = run.calibrate(trained, replace(data, unknown=data.val.pictures), TINY, "strict")
+    assert strict.unknown_above < plain.unknown_above
+    assert strict.abstain_below == plain.abstain_below > 0
+
+
+def test_pictures_of_the_card_show_each_class_in_turn() -> None:
+    assert spread(np.array([0, 0, 0, 4, 4, 7]), 5).tolist() == [0, 3, 5, 1, 4]
 
 
 def test_nothing_is_overwritten(tmp_path: Path) -> None:
@@ -127,6 +184,16 @@ def test_fine_tuning_that_makes_it_worse_is_refused(tmp_path: Path, monkeypatch:
         (lambda d: _write(d, ("unknown",), 1).joinpath("platelet", "x.png").write_bytes(b"no image"), "cannot be read"),
         (lambda d: [p.unlink() for p in sorted((d / "platelet").iterdir())[1:]], r"platelet \(1\)"),
         (lambda d: (d / "platelet" / "twin.png").write_bytes((d / "lymphocyte" / "0.png").read_bytes()), "two classes"),
+        (
+            lambda d: (
+                _write(d, ("unknown",))
+                .joinpath("platelet", "x.png")
+                .write_bytes((d / "unknown" / "3.png").read_bytes())
+            ),
+            r"two classes: platelet/x\.png = unknown/3\.png",
+        ),
+        (lambda d: _write(d, ("unknown",), 1), r"unknown \(1\)"),
+        (lambda d: _write(d / "train"), "divided by hand, but has no val and no test"),
     ],
 )
 def test_bad_data_is_said_before_anything_is_written(tmp_path: Path, spoil, message: str) -> None:  # type: ignore[no-untyped-def]
@@ -149,6 +216,13 @@ def test_twins_stay_in_one_split(tmp_path: Path) -> None:
     assert sum(len(getattr(prepared, name).labels) for name in ("train", "val", "test")) == 50
 
 
+def test_folders_within_a_class_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    data = _write(tmp_path / "cells")
+    _write(data / "platelet", ("lymphocyte",))
+    run.prepare_folder(data, None, True, seed=0)
+    assert "not looked into: platelet/lymphocyte" in caplog.text
+
+
 def test_a_leak_between_splits_made_by_hand_is_refused(tmp_path: Path) -> None:
     for number, split in enumerate(("train", "val", "test")):
         _write(tmp_path / "cells" / split, count=4, first=10000 * number)
@@ -156,6 +230,35 @@ def test_a_leak_between_splits_made_by_hand_is_refused(tmp_path: Path) -> None:
     (tmp_path / "cells" / "test" / "platelet" / "leak.png").write_bytes(leak.read_bytes())
     with pytest.raises(TrainingDataError, match=r"in two splits: train/platelet/0\.png = test/platelet/leak\.png"):
         run.train(_request(tmp_path, tmp_path / "cells"))
+
+
+def _hand_split(folder: Path) -> Path:
+    for number, split in enumerate(SPLITS):
+        _write(folder / split, count=4, first=10000 * number)
+    return folder
+
+
+def test_what_is_checked_must_have_been_taught(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    data = _hand_split(tmp_path / "cells")
+    shutil.copytree(data / "test" / "platelet", data / "test" / "monocyte")
+    shutil.rmtree(data / "test" / "platelet")
+    with pytest.raises(TrainingDataError, match="test/ has classes that train/ lacks: monocyte"):
+        run.train(_request(tmp_path, data))
+    shutil.rmtree(data / "test" / "monocyte")
+    assert not run.prepare_folder(data, None, True, seed=0).at_random
+    assert "test/ has no platelet" in caplog.text
+
+
+def test_unknown_pictures_keep_to_the_split_they_were_put_in(tmp_path: Path) -> None:
+    data = _hand_split(tmp_path / "cells")
+    for number, split in enumerate(SPLITS):
+        _write(data / split, ("unknown",), count=3 + number, first=90000 + 100 * number)
+    prepared = run.prepare_folder(data, None, True, seed=0)
+    parts = (prepared.outliers, prepared.unknown, prepared.unknown_test)
+    assert [0 if part is None else len(part) for part in parts] == [3, 4, 5]
+    _write(data, ("unknown",))
+    with pytest.raises(TrainingDataError, match="beside train, val and test: unknown"):
+        run.prepare_folder(data, None, True, seed=0)
 
 
 def test_without_a_scale_it_asks_for_one(tmp_path: Path) -> None:
@@ -171,8 +274,9 @@ def test_options_that_cannot_be(tmp_path: Path) -> None:
         run.train(_request(tmp_path, data, recipe="best"))
     with pytest.raises(UsageError, match="contradict"):
         run.train(_request(tmp_path, data, um_per_px=0.1))
-    with pytest.raises(UsageError, match="is a 'smear' network"):
+    with pytest.raises(UsageError, match="is a 'smear' network") as caught:
         run.train(_request(tmp_path, data, recipe="paper", init=Path("default")))
+    assert caught.value.advice == "Pass --recipe default."
 
 
 def _npz(path: Path, count: int = 12) -> Path:
@@ -227,6 +331,36 @@ def test_bloodmnist_is_scored(tmp_path: Path) -> None:
         score_bloodmnist(tmp_path / "b" / "bloodmnist.npz", "all")
     with pytest.raises(UsageError, match="no file"):
         score_bloodmnist(tmp_path / "none.npz")
+
+
+def test_single_cells_are_judged_with_a_table_of_calls_and_pictures_of_the_mistakes(tmp_path: Path) -> None:
+    data = _write(tmp_path / "cells", ("lymphocyte", "platelet", "unknown"), count=4)
+    swapped = data / "test"
+    swapped.mkdir()
+    (data / "lymphocyte").rename(swapped / "platelet")
+    (data / "platelet").rename(swapped / "lymphocyte")
+    (data / "unknown").rename(swapped / "unknown")
+    options = ["--crops", str(data), "--split", "test", "--already-cropped", "--device", "cpu", "--quiet"]
+    result = CliRunner().invoke(app, ["validate", *options, "--out", str(tmp_path / "out")])
+    assert result.exit_code == 0, result.output
+    assert "lymphocyte, recall" in result.stdout
+    rows = list(csv.DictReader((tmp_path / "out" / "cells.csv").read_text().splitlines()))
+    assert Counter(row["class"] for row in rows) == {"lymphocyte": 4, "platelet": 4, "unknown": 4}
+    figures = json.loads((tmp_path / "out" / "validation.json").read_text())
+    assert (figures["source"], figures["split"], figures["unknown_n"]) == ("cells", "test", 4)
+    wrong = sum(row["call"] != row["class"] for row in rows if row["class"] != "unknown")
+    assert wrong == 8 - round(figures["accuracy"] * 8)
+    wrong += sum(row["status"] == "classified" for row in rows if row["class"] == "unknown")
+    pages = PdfReader(tmp_path / "out" / "validation.pdf").pages
+    assert f"cells called another class ({wrong})" in pages[1].extract_text()
+    assert "weights default" in pages[0].extract_text()
+    with (tmp_path / "out" / "confusion.csv").open() as file:
+        assert [[int(n) for n in row[1:]] for row in csv.reader(file) if row[0] != "truth"] == figures["confusion"]
+
+
+def test_refused_weights_are_told_before_pictures_are_read(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="no weights file"):
+        score_crop_folder(tmp_path / "nowhere", weights=tmp_path / "none.safetensors")
 
 
 def test_auroc_counts_ties_half() -> None:

@@ -22,7 +22,7 @@ from cbctool.run.findings import find_cells, list_pictures
 from cbctool.run.insult import parse_insult
 from cbctool.run.truth import ManualDifferential
 from cbctool.run.truth_formats import TruthFormat
-from cbctool.run.validate import ValidateOptions, to_json, validate, validate_fields, write_validation
+from cbctool.run.validate import ValidateOptions, summary, to_json, validate, validate_fields, write_validation
 
 NAMES = {CellKind.NUCLEATED: "WBC", CellKind.ERYTHROCYTE: "RBC", CellKind.PLATELET: "Platelets"}
 UM_PER_PX = 0.25
@@ -213,7 +213,22 @@ def test_differentials_are_compared_class_by_class():
     assert neutrophil["within_manual_interval"] == 1.0
     assert figures["slides"] == {"compared": 3, "manual": 6, "without_manual": 3}
     assert missing == [("4", "has no differential"), ("5", "not analysed"), ("7", "has no differential")]
-    assert ("1", "neutrophil", 30.0, 32.0) in pairs
+    assert ("1", "neutrophil", 30.0, 32.0, 200, None) in pairs
+    assert math.isnan(neutrophil["within_both_counts"])  # this tool's cells are not stated
+
+
+def test_both_counts_have_their_chance():
+    # 60 of 100 against 9 of 20: outside the exact interval of 60 % (50 to 70 %), yet p = 0.23
+    far = row("2", 10.0) | {"leukocytes": 200}
+    figures, pairs, _ = compare_differentials(
+        [manual("1", 60.0, 100), manual("2", 60.0, 100)], [row("1", 45.0) | {"leukocytes": "20"}, far]
+    )
+    assert figures["differentials"]["neutrophil"]["within_manual_interval"] == 0.0
+    assert figures["differentials"]["neutrophil"]["within_both_counts"] == 0.5
+    assert pairs[0] == ("1", "neutrophil", 60.0, 45.0, 100, 20)
+    text = summary(figures)
+    assert "2 compared, median of 100 cells by hand, 110 here; a comparison of methods asks for 40 or more" in text
+    assert "limits of agreement" in text
 
 
 def test_reports_folder_is_compared_with_a_manual_count(tmp_path):
@@ -227,6 +242,8 @@ def test_reports_folder_is_compared_with_a_manual_count(tmp_path):
     assert result.figures["truth_faults"][0]["what"] == "slide '9': not analysed, left out"
     written = write_validation(result, tmp_path / "out")
     assert "differentials.csv" in {p.name for p in written}
+    text = "".join(page.extract_text() for page in PdfReader(tmp_path / "out" / "validation.pdf").pages)
+    assert "differentials by hand and by this software" in text
     (tmp_path / "summary.csv").write_text(summary_csv([{"slide": "=1", "neutrophil_percent": 32.0}]))
     truth.write_text("slide,neutrophil\n=1,30\n")
     assert validate(tmp_path, truth).figures["slides"]["compared"] == 1  # as a spreadsheet may not run it

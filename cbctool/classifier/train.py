@@ -9,6 +9,7 @@ group of torch.distributed is running, its members divide each batch between the
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import logging
 from collections.abc import Callable, Mapping
@@ -21,7 +22,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
@@ -50,7 +51,8 @@ class TrainOptions:
     the mean of all steps, until ``average`` is reached); ``warm_up`` the share of the steps with rising learning rate,
     after which it falls as half a cosine (``schedule`` False: constant); ``outliers`` the outliers per batch, and
     ``swollen`` the lymphocytes beside them that are swollen to the look of a blast; ``patience`` the epochs without a
-    better validation loss before stopping (0: never); ``mixed`` computes in bfloat16 where the hardware does.
+    better validation loss before stopping (0: never); ``mixed`` computes in bfloat16 where the hardware does;
+    ``least_steps`` the steps that pictures too few for them in ``epochs`` get all the same.
     """
 
     architecture: str = "smear"
@@ -70,12 +72,15 @@ class TrainOptions:
     augment: augment.AugmentOptions | None = field(default_factory=augment.AugmentOptions)
     patience: int = 0
     mixed: bool = True
+    least_steps: int = 0
     seed: int = 0
     device: str = "auto"
 
 
 RECIPES: dict[str, TrainOptions] = {
-    "default": TrainOptions(),
+    # 141 cells of BCCD, from the shipped weights: 87 % of 85 others right after 40 steps, 92 % after 200. 400 are what
+    # the 40 epochs come to with 1,300 cells.
+    "default": TrainOptions(least_steps=400),
     "paper": TrainOptions(
         architecture="paper",
         epochs=10,
@@ -180,12 +185,13 @@ def fit(
     best = copy.deepcopy(network)
     optimizers = _optimizers(network, options)
     history: list[Epoch] = []
-    stamp = json.dumps([asdict(options), len(train.labels), len(val.labels)], default=str)
+    stamp = json.dumps([asdict(options), _digest(train, val, outliers, start)], default=str)
     if folder is not None:
         history = _resume(folder / CHECKPOINT, stamp, network, average, best, optimizers)
     members, member = (dist.get_world_size(), dist.get_rank()) if dist.is_initialized() else (1, 0)
     steps = max(len(train.labels) // options.batch, 1)
-    for epoch in range(len(history), options.epochs):
+    epochs = max(options.epochs, -(-options.least_steps // steps))
+    for epoch in range(len(history), epochs):
         if _stopped(history, options.patience):
             break
         order = np.random.default_rng([options.seed, epoch]).permutation(len(train.labels))
@@ -193,7 +199,7 @@ def fit(
         network.train()
         losses, hits, seen = 0.0, 0, 0
         for step in range(steps):
-            share = _rate_share(options, epoch * steps + step, options.epochs * steps)
+            share = _rate_share(options, epoch * steps + step, epochs * steps)
             for optimizer in optimizers:
                 for group in optimizer.param_groups:
                     group["lr"] = share * group["full_rate"]
@@ -221,13 +227,15 @@ def fit(
             hits += int((logits[: len(chosen)].argmax(1) == labels).sum())
             seen += len(chosen)
             if on_step is not None:
-                on_step(Step(epoch + 1, options.epochs, step + 1, steps, losses / seen, hits / seen))
+                on_step(Step(epoch + 1, epochs, step + 1, steps, losses / seen, hits / seen))
         val_loss, val_accuracy = _validate(average, val, device)
         settled = options.average and not options.patience  # averaged weights are best at the end
         if settled or val_loss < min((e.val_loss for e in history), default=np.inf):
             best.load_state_dict(average.state_dict())
         history.append(Epoch(epoch + 1, losses / seen, hits / seen, val_loss, val_accuracy))
-        logger.info("epoch %d: %s", epoch + 1, history[-1])
+        logger.info(
+            "epoch %d: %s", epoch + 1, ", ".join(f"{k} {v:.4g}" for k, v in list(asdict(history[-1]).items())[1:])
+        )
         if folder is not None and member == 0:
             _save_checkpoint(folder / CHECKPOINT, stamp, history, network, average, best, optimizers)
         if on_epoch is not None:
@@ -296,6 +304,20 @@ def _read(network: nn.Module, crops: Tensor, own: Tensor) -> tuple[Tensor, Tenso
     gate, at_home, elsewhere = network.readouts(crops)
     read = torch.where(own[:, None], at_home, elsewhere).float()
     return read[:, :-1], read[:, -1], gate.float()
+
+
+def _digest(
+    train: Pictures, val: Pictures, outliers: NDArray[np.uint8] | None, start: Mapping[str, Tensor] | None
+) -> str:
+    """sha256 of all that a training begins with: a checkpoint of relabelled cells or other weights is another's."""
+    digest = hashlib.sha256()
+    for array in (train.pictures, train.labels, val.pictures, val.labels, outliers):
+        if array is not None:
+            digest.update(np.ascontiguousarray(array).data)
+    for name, tensor in sorted((start or {}).items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _optimizers(network: nn.Module, options: TrainOptions) -> list[torch.optim.Optimizer]:
@@ -391,12 +413,16 @@ def _resume(
     """Load a checkpoint of the same options and data into everything given; its history, or none."""
     if not path.is_file():
         return []
-    with safe_open(path, framework="pt") as file:
-        metadata = file.metadata()
-        if metadata.get("stamp") != stamp:
-            logger.warning("%s belongs to a training with other options or data: starting anew.", path)
-            return []
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no iterator of its own)
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata()
+            if metadata.get("stamp") != stamp:
+                logger.warning("%s belongs to a training with other options or data: starting anew.", path)
+                return []
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no iterator of its own)
+    except SafetensorError as error:
+        logger.warning("%s is damaged (%s): starting anew.", path, error)
+        return []
     for part, module in _parts(network, average, best):
         module.load_state_dict({k.removeprefix(f"{part}."): t for k, t in tensors.items() if k.startswith(f"{part}.")})
     for which, optimizer in enumerate(optimizers):

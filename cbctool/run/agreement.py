@@ -239,6 +239,17 @@ def exact_interval(successes: int, trials: int, confidence: float = CONFIDENCE) 
     return float(low), float(high)
 
 
+def same_share(first: tuple[int, int], second: tuple[int, int]) -> float:
+    """Chance of shares (count, total) as different as these where the true one is the same: exact (Fisher 1934)."""
+    table = [[count, total - count] for count, total in (first, second)]
+    return float(stats.fisher_exact(table).pvalue)
+
+
+def sign_test(only_first: int, only_second: int) -> float:
+    """Chance of so unequal a number where both are as likely: exact, two-sided (McNemar 1947, for few cells)."""
+    return float(stats.binomtest(only_first, only_first + only_second).pvalue) if only_first + only_second else 1.0
+
+
 def confusion_matrix(truth: ArrayLike, called: ArrayLike, rows: int, columns: int | None = None) -> NDArray[np.int64]:
     """Counts, row = truth, column = call. More columns than rows hold calls that are no class ("unclassified")."""
     matrix = np.zeros((rows, columns or rows), np.int64)
@@ -284,8 +295,8 @@ def cohen_kappa(confusion: ArrayLike, weights: str | None = None) -> Kappa:
     Returns
     -------
     Kappa
-        With the large-sample interval of Fleiss, Cohen and Everitt (1969); NaN where one judge never varies together
-        with the other.
+        With the large-sample interval of Fleiss, Cohen and Everitt (1969), which full agreement, or a judge who always
+        says the same, leaves without width: it is NaN then. NaN throughout where both always say the same.
     """
     m = np.asarray(confusion, float)
     if m.ndim != 2 or m.shape[0] != m.shape[1]:
@@ -306,7 +317,7 @@ def cohen_kappa(confusion: ArrayLike, weights: str | None = None) -> Kappa:
     mean_row, mean_col = agree @ col, agree.T @ row
     spread = float((p * (agree - np.add.outer(mean_row, mean_col) * (1 - kappa)) ** 2).sum())
     variance = max(spread - (kappa - expected * (1 - kappa)) ** 2, 0.0) / (n * (1 - expected) ** 2)
-    reach = float(stats.norm.ppf((1 + CONFIDENCE) / 2)) * math.sqrt(variance)
+    reach = float(stats.norm.ppf((1 + CONFIDENCE) / 2)) * math.sqrt(variance) if variance > 1e-12 else math.nan
     return Kappa(int(n), kappa, (kappa - reach, min(kappa + reach, 1.0)))
 
 
@@ -372,6 +383,7 @@ def passing_bablok(first: ArrayLike, second: ArrayLike) -> PassingBablok:
         return float(slopes[rank + shift - 1]) if rank + shift <= count else math.inf
 
     slope = ranked((count + 1) // 2) if count % 2 else (ranked(count // 2) + ranked(count // 2 + 1)) / 2
+    slope += 0.0  # no "-0.0"
     if not math.isfinite(slope):
         return nothing
     reach = float(stats.norm.ppf((1 + CONFIDENCE) / 2)) * math.sqrt(n * (n - 1) * (2 * n + 5) / 18)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import statistics
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,13 @@ from cbctool.run.truth_formats import TruthFault, TruthFormat
 
 if TYPE_CHECKING:
     from cbctool.run.validate import ValidateOptions, Validation
+
+
+Pair = tuple[str, str, float, float, int | None, int | None]
+"""Slide, class, manual percent, this tool's percent, and of how many cells either is (None: not stated)."""
+
+MANY_SLIDES = 40
+"""Slides that a laboratory's comparison of two methods should have at least (CLSI EP09)."""
 
 
 def validate_differentials(source: Path, truth_path: Path, options: ValidateOptions) -> Validation:
@@ -63,7 +71,7 @@ def validate_differentials(source: Path, truth_path: Path, options: ValidateOpti
 
 def compare_differentials(
     manual: Sequence[ManualDifferential], rows: Sequence[Mapping[str, Any]]
-) -> tuple[dict[str, Any], tuple[tuple[str, str, float, float], ...], list[tuple[str, str]]]:
+) -> tuple[dict[str, Any], tuple[Pair, ...], list[tuple[str, str]]]:
     """Agreement of every class over the slides that both counted.
 
     Parameters
@@ -77,14 +85,18 @@ def compare_differentials(
     figures : dict
         ``differentials`` by class: Bland-Altman and Passing-Bablok in percent points; kappa of low, within and high
         against the default reference interval (linear weights); the share of slides whose percentage lies in the exact
-        95 % interval of the manual count, where that count is stated.
-    pairs : tuple of (slide, class, manual percent, percent)
+        95 % interval of the manual count (``within_manual_interval``), and the share of those where the two counts
+        differ by no more than chance allows both of them (``within_both_counts``; Fisher's exact test, p >= 0.05), as
+        far as the counts are stated. ``median_cells`` says how many those were: few may differ by chance.
+    pairs : tuple of Pair
     missing : list of (slide, why)
     """
     by_slide = {str(row["slide"]): row for row in rows}
-    pairs: list[tuple[str, str, float, float]] = []
+    pairs: list[Pair] = []
     within: dict[CellClass, list[bool]] = {cls: [] for cls in LEUKOCYTES}
+    same: dict[CellClass, list[bool]] = {cls: [] for cls in LEUKOCYTES}
     missing = []
+    counted: list[tuple[float, float]] = []
     compared = 0
     for m in manual:
         row = by_slide.get(m.slide)
@@ -96,14 +108,21 @@ def compare_differentials(
             missing.append((m.slide, "has no differential"))
             continue
         compared += 1
+        leukocytes = _number(row.get("leukocytes"))
+        cells = int(leukocytes) if leukocytes > 0 else None
+        counted.append((m.cells or math.nan, cells or math.nan))
         for cls, p in percent.items():
-            pairs.append((m.slide, cls.value, m.percent[cls], p))
+            pairs.append((m.slide, cls.value, m.percent[cls], p, m.cells, cells))
             if m.cells:
-                low, high = agreement.exact_interval(round(m.percent[cls] * m.cells / 100), m.cells)
+                count = round(m.percent[cls] * m.cells / 100)
+                low, high = agreement.exact_interval(count, m.cells)
                 within[cls].append(low <= p / 100 <= high)
+                if cells:
+                    chance = agreement.same_share((count, m.cells), (round(p * cells / 100), cells))
+                    same[cls].append(chance >= 1 - agreement.CONFIDENCE)
     figures: dict[str, Any] = {}
     for cls in LEUKOCYTES:
-        of_class = [(first, second) for _, name, first, second in pairs if name == cls.value]
+        of_class = [(first, second) for _, name, first, second, *_ in pairs if name == cls.value]
         if not of_class:
             continue
         first, second = zip(*of_class, strict=True)
@@ -113,13 +132,22 @@ def compare_differentials(
             "passing_bablok": dataclasses.asdict(agreement.passing_bablok(first, second)),
             "kappa": dataclasses.asdict(agreement.cohen_kappa(steps, "linear")),
             "within_manual_interval": sum(within[cls]) / len(within[cls]) if within[cls] else math.nan,
+            "within_both_counts": sum(same[cls]) / len(same[cls]) if same[cls] else math.nan,
         }
     head = {
         "slides": {"compared": compared, "manual": len(manual), "without_manual": len(by_slide) - compared},
+        "median_cells": dict(zip(("manual", "found"), _medians(counted), strict=True)),
         "reference": PERCENT_SOURCE,
         "differentials": figures,
     }
     return head, tuple(pairs), missing
+
+
+def _medians(counted: Sequence[tuple[float, float]]) -> list[float]:
+    """Of manual and own cells per slide, as far as they are stated."""
+    columns = zip(*counted, strict=True) if counted else ((), ())
+    stated = ([cells for cells in column if math.isfinite(cells)] for column in columns)
+    return [statistics.median(cells) if cells else math.nan for cells in stated]
 
 
 def _summary_rows(source: Path, options: ValidateOptions) -> list[Mapping[str, Any]]:

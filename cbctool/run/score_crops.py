@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,26 @@ from cbctool.classifier.metrics import evaluate
 from cbctool.classifier.predict import Classifier
 from cbctool.errors import UsageError
 from cbctool.imaging.crop import prepare_picture
-from cbctool.records import CROP_PX, Scores, WeightsInfo
-from cbctool.run.training_data import read_class_folder
+from cbctool.records import CLASSES, CROP_PX, Scores, WeightsInfo
+from cbctool.run.agreement import exact_interval
+from cbctool.run.training_data import UNKNOWN_LABEL, ClassFolder, read_class_folder
 
 logger = logging.getLogger(__name__)
 
 _SPLITS = ("train", "val", "test")
+
+CALL_COLUMNS = ("call", "status", "probability", "unknown_score", *(f"p_{name}" for name in CLASSES))
+"""What a table says of a single cell: its likeliest class, whether that is called, and why."""
+
+
+@dataclass(frozen=True, eq=False)
+class JudgedCrops:
+    """Single cells with what was said of them: ``calls`` has a row of :data:`CALL_COLUMNS` for each of ``data``."""
+
+    data: ClassFolder
+    scores: Scores
+    called: NDArray[np.bool_]
+    calls: list[list[Any]]
 
 
 def score_bloodmnist(
@@ -44,9 +58,10 @@ def score_bloodmnist(
     UsageError
         If the file is not of that layout.
     """
+    classifier = Classifier(weights, device)
     crops, labels = read_npz_split(path, split)
-    normalised = normalise_crops(crops, progress)
-    return _figures(Classifier(weights, device), normalised, crops, labels) | {"source": path.name, "split": split}
+    scores = classifier.classify(normalise_crops(crops, progress))
+    return _figures(classifier, scores, crops, labels) | {"source": path.name, "split": split}
 
 
 def score_crop_folder(
@@ -56,26 +71,64 @@ def score_crop_folder(
     weights: Path | None = None,
     device: str = "auto",
     progress: Callable[[int, int], None] | None = None,
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], JudgedCrops]:
     """Figures on a folder with one sub-folder of single-cell pictures per class (``unknown/`` is scored apart).
 
     Returns
     -------
-    dict
+    figures : dict
         As :func:`score_bloodmnist`; with an ``unknown`` folder also ``unknown_auroc`` (how well the unknown-score tells
         those pictures from the others) and ``unknown_abstained``, the share of them without a call.
+    judged : JudgedCrops
+        The cells behind the figures.
     """
-    data = read_class_folder(folder, um_per_px, already_cropped, progress=progress)
-    as_cut = read_class_folder(folder, um_per_px, already_cropped, normalise=False)
-    if not len(data.labels):
+    classifier = Classifier(weights, device)  # refused weights are told before thousands of pictures are read
+    data = read_class_folder(folder, um_per_px, already_cropped, progress, with_as_cut=True)
+    known = data.labels != UNKNOWN_LABEL
+    if not known.any():
         raise UsageError(f"{folder} has no pictures of a known class.", "Give one sub-folder per class.")
-    classifier = Classifier(weights, device)
-    figures = _figures(classifier, data.crops, as_cut.crops, data.labels)
-    if len(data.unknown):
-        known, unknown = classifier.classify(data.crops), classifier.classify(data.unknown)
-        figures["unknown_auroc"] = auroc(known.unknown, unknown.unknown)
-        figures["unknown_abstained"] = float((~calls_made(unknown, classifier.info)).mean())
-    return figures | {"source": folder.name, "split": ""}
+    scores = classifier.classify(data.crops)
+    of_known = Scores(scores.probabilities[known], scores.unknown[known])
+    figures = _figures(classifier, of_known, data.as_cut[known], data.labels[known])
+    called = calls_made(scores, classifier.info)
+    if not known.all():
+        figures["unknown_n"] = int((~known).sum())
+        figures["unknown_auroc"] = auroc(of_known.unknown, scores.unknown[~known])
+        figures["unknown_abstained"] = float((~called[~known]).mean())
+    judged = JudgedCrops(data, scores, called, call_rows(scores, classifier.info))
+    return figures | {"source": folder.name, "split": ""}, judged
+
+
+def with_intervals(figures: dict[str, Any]) -> dict[str, Any]:
+    """Figures of :func:`evaluate` with exact 95 % intervals of accuracy, accuracy of what is called, and recalls."""
+    called = round(figures["coverage"] * figures["n"])
+    per_class = {
+        name: {**row, "recall_interval": exact_interval(round(row["recall"] * row["n"]), row["n"])}
+        for name, row in figures["per_class"].items()
+    }
+    right = round(figures["selective_accuracy"] * called) if called else 0
+    return {
+        **figures,
+        "accuracy_interval": exact_interval(round(figures["accuracy"] * figures["n"]), figures["n"]),
+        "selective_accuracy_interval": exact_interval(right, called),
+        "per_class": per_class,
+    }
+
+
+def call_rows(scores: Scores, info: WeightsInfo) -> list[list[Any]]:
+    """Per cell what :data:`CALL_COLUMNS` names."""
+    called = calls_made(scores, info)
+    best = scores.probabilities.argmax(axis=1)
+    return [
+        [
+            str(CLASSES[call]),
+            "classified" if is_called else "unclassified",
+            round(float(row[call]), 4),
+            round(float(unknown), 3),
+            *(round(float(p), 4) for p in row),
+        ]
+        for call, is_called, row, unknown in zip(best, called, scores.probabilities, scores.unknown, strict=True)
+    ]
 
 
 def calls_made(scores: Scores, info: WeightsInfo) -> NDArray[np.bool_]:
@@ -124,12 +177,13 @@ def normalise_crops(crops: NDArray[np.uint8], progress: Callable[[int, int], Non
 
 
 def _figures(
-    classifier: Classifier, normalised: NDArray[np.uint8], as_cut: NDArray[np.uint8], labels: NDArray[np.int64]
+    classifier: Classifier, scores: Scores, as_cut: NDArray[np.uint8], labels: NDArray[np.int64]
 ) -> dict[str, Any]:
-    parts = []
-    for crops in (normalised, as_cut):
-        scores = classifier.classify(crops)
-        parts.append(evaluate(scores.probabilities, labels, calls_made(scores, classifier.info)))
+    """Figures of cells scored already, beside those of the same cells ``as_cut``."""
+    parts = [
+        with_intervals(evaluate(of.probabilities, labels, calls_made(of, classifier.info)))
+        for of in (scores, classifier.classify(as_cut))
+    ]
     info = asdict(classifier.info)
     kept = {
         name: info[name] for name in ("name", "sha256", "architecture", "validated", "temperature", "abstain_below")

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from cbctool.errors import CbctoolError, OutputError, UnreadableImageError
 from cbctool.records import (
+    CLASSES,
     Failure,
     FieldSummary,
     Observation,
@@ -191,7 +192,7 @@ def slide_result(evidence: SlideEvidence, context: RunContext) -> SlideResult:
 
     observations: list[Observation] = []
     fields: list[FieldSummary] = []
-    warnings = list(evidence.slide.warnings)
+    warnings = [*evidence.slide.warnings, *untaught(context.weights)]
     tiles: TileMap | None = None
     mapped: set[str] = set()
     for parcel, scores in zip(evidence.parcels, evidence.scores, strict=True):
@@ -239,6 +240,18 @@ def slide_result(evidence: SlideEvidence, context: RunContext) -> SlideResult:
         failures=evidence.failures,
         tiles=tiles,
     )
+
+
+def untaught(weights: WeightsInfo) -> list[str]:
+    """A warning where a laboratory's weights know fewer classes: their percentage of 0 says nothing.
+
+    A class that no held-out cell had (a row of zeros in the confusion) was not taught, or never checked.
+    """
+    missing = [str(name) for name, row in zip(CLASSES, weights.confusion, strict=False) if not any(row)]
+    if not missing:
+        return []
+    names = ", ".join(missing).replace("_", " ")
+    return [f"The weights {weights.name} do not know, or were not checked on: {names}. Such cells count as others."]
 
 
 def _now() -> datetime:

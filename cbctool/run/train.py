@@ -1,14 +1,16 @@
 """``cbctool train``: a laboratory's pictures, or BloodMNIST, to a weights file with its model card.
 
 Everything that can be wrong with the data is said before training starts. What comes out lies in one folder: weights
-with their hash, the card with its pictures, a log for TensorBoard, and the checkpoint from which a killed training goes
-on.
+with their hash, the card with its pictures, a table of all pictures with their split and the calls on test, a log for
+TensorBoard, and the checkpoint from which a killed training goes on.
 """
 
 from __future__ import annotations
 
+import csv
 import datetime
 import hashlib
+import io
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,17 +23,29 @@ from numpy.typing import NDArray
 from skimage.filters import threshold_otsu
 
 from cbctool.classifier.metrics import evaluate, fit_abstention, fit_temperature, fit_unknown
-from cbctool.classifier.predict import softmax
+from cbctool.classifier.predict import Classifier, softmax
 from cbctool.classifier.train import CHECKPOINT, RECIPES, Epoch, Pictures, Step, Trained, TrainOptions, fit, outputs
-from cbctool.classifier.weights import load_weights, read_header, save_weights
+from cbctool.classifier.weights import load_weights, read_header, save_weights, write_whole
 from cbctool.errors import InputError, OutputError, UsageError, WeightsError
-from cbctool.records import CLASSES, CROP_PX, CellClass, WeightsInfo
-from cbctool.run.score_crops import normalise_crops, read_npz_split
-from cbctool.run.training_card import write_card
+from cbctool.records import CLASSES, CROP_PX, CellClass, Scores, WeightsInfo
+from cbctool.run.agreement import sign_test
+from cbctool.run.score_crops import (
+    CALL_COLUMNS,
+    auroc,
+    call_rows,
+    calls_made,
+    normalise_crops,
+    read_npz_split,
+    with_intervals,
+)
+from cbctool.run.training_card import before_text, write_card
 from cbctool.run.training_data import (
+    NAMES,
     SPLITS,
+    UNKNOWN_LABEL,
     ClassFolder,
     check_classes,
+    check_hand_split,
     check_leaks,
     has_splits,
     read_class_folder,
@@ -45,8 +59,11 @@ MEDMNIST_FILE = "bloodmnist.npz"
 LOG = "log"
 """What an output folder holds before the first checkpoint."""
 
+PICTURES = "pictures.csv"
+"""Every picture of a laboratory's folder, its split, and the calls on test."""
+
 COVERAGE = 0.95
-"""Share of held-out cells that keep a call: the least sure few percent are where most of the mistakes are."""
+"""Share of held-out cells sure enough for a call: the least sure few percent are where most of the mistakes are."""
 
 UNKNOWN_LET_THROUGH = 0.05
 """Share of a laboratory's ``unknown/`` pictures that may still get a call, as far as ``KNOWN_KEPT`` allows."""
@@ -99,7 +116,9 @@ class TrainingData:
     """What a training needs.
 
     ``train`` may have a margin around its windows; ``val`` and ``test`` are windows of 28 x 28. ``outliers`` are at the
-    scale of ``train``; ``unknown`` are windows that set the threshold of the unknown-score.
+    scale of ``train``; ``unknown`` are windows that set the threshold of the unknown-score, ``unknown_test`` those that
+    it is judged on. ``listing`` has (picture, label, split) of a laboratory's pictures, those of test in their order;
+    ``at_random`` says that they were divided without regard to slide or patient.
     """
 
     train: Pictures
@@ -109,6 +128,9 @@ class TrainingData:
     outliers: NDArray[np.uint8] | None = None
     unknown: NDArray[np.uint8] | None = None
     licence: str = ""
+    unknown_test: NDArray[np.uint8] | None = None
+    listing: tuple[tuple[str, int, str], ...] = ()
+    at_random: bool = False
 
     @property
     def sha256(self) -> str:
@@ -117,7 +139,7 @@ class TrainingData:
         for part in (self.train, self.val, self.test):
             digest.update(part.pictures.tobytes())
             digest.update(part.labels.tobytes())
-        for extra in (self.outliers, self.unknown):
+        for extra in (self.outliers, self.unknown, self.unknown_test):
             if extra is not None:
                 digest.update(extra.tobytes())
         return digest.hexdigest()
@@ -195,9 +217,10 @@ def train_prepared(
     after = _val_accuracy(trained.network, data)
     if after < before and not request.allow_worse:
         raise WeightsError(
-            f"The trained network gets {after:.1%} of the validation cells right, fewer than the {before:.1%} it "
-            "started from: no weights were written.",
-            "Give more or better pictures, train longer, or pass --allow-worse. The checkpoint is kept.",
+            f"The trained network gets {after:.1%} of the {len(data.val.labels)} validation cells right, fewer than "
+            f"the {before:.1%} it started from: no weights were written.",
+            "Give more or better pictures, or train longer. The same command with --allow-worse writes them all the "
+            "same, without training again: the checkpoint is kept.",
         )
     return finish(data, trained, options, request)
 
@@ -206,11 +229,18 @@ def finish(data: TrainingData, trained: Trained, options: TrainOptions, request:
     """Calibrate on the validation cells, score the test cells, write the files."""
     info = calibrate(trained, data, options, request.out.name)
     network = trained.network
-    logits, unknown = outputs(network, data.test.pictures)
-    probabilities = softmax(logits / info.temperature)
-    called = (probabilities.max(axis=1) >= info.abstain_below) & (unknown <= info.unknown_above)
-    test = evaluate(probabilities, data.test.labels, called)
-    test["unknown_rate"] = class_rates(unknown > info.unknown_above, data.test.labels)
+    scores = _scores(network, data.test.pictures, info)
+    called = calls_made(scores, info)
+    test = with_intervals(evaluate(scores.probabilities, data.test.labels, called))
+    test["unknown_rate"] = class_rates(scores.unknown > info.unknown_above, data.test.labels)
+    strange = None
+    if data.unknown_test is not None and len(data.unknown_test):
+        strange = _scores(network, data.unknown_test, info)
+        test["unknown_n"] = len(strange.unknown)
+        test["unknown_auroc"] = auroc(scores.unknown, strange.unknown)
+        test["unknown_abstained"] = float((~calls_made(strange, info)).mean())
+    if request.init is not None or request.data is not None:
+        test["before"] = compare_before(request.init, data, scores.probabilities)
     kept = ("n", "accuracy", "balanced_accuracy", "macro_f1", "ece", "nll", "coverage", "selective_accuracy")
     info = replace(
         info,
@@ -225,13 +255,59 @@ def finish(data: TrainingData, trained: Trained, options: TrainOptions, request:
         "epochs": len(trained.history),
         "started_from": read_header(request.init)["name"] if request.init else "",
         "split": {name: len(getattr(data, name).labels) for name in ("train", "val", "test")},
+        "taught": [str(name) for number, name in enumerate(CLASSES) if (data.train.labels == number).any()],
+        "at_random": data.at_random,
+        "taught_unknown": 0 if data.outliers is None else len(data.outliers),
         "recipe": request.recipe,
     }
     path = request.out / f"{request.out.name}.safetensors"
     info = save_weights(path, network, info, options.arguments, extra)
-    card = write_card(request.out, data, info, extra, test, probabilities, trained.history)
+    card = write_card(request.out, data, info, extra, test, scores.probabilities, trained.history)
+    if data.listing:
+        card.append(_write_listing(request.out / PICTURES, data, scores, strange, info))
     hashed = path.with_name(path.name + ".sha256")
     return TrainReport(path, info, test, trained.history, (path, hashed, *card))
+
+
+def compare_before(init: Path | None, data: TrainingData, probabilities: NDArray[Any]) -> dict[str, Any]:
+    """What the weights that training started from, or else the shipped ones, make of the same test cells.
+
+    ``chance`` is the probability (sign test, exact) of so unequal numbers of cells that only one of the two gets right.
+    """
+    classifier = Classifier(init, "cpu")
+    scores = classifier.classify(data.test.pictures)
+    figures = evaluate(scores.probabilities, data.test.labels, calls_made(scores, classifier.info))
+    now = probabilities.argmax(axis=1) == data.test.labels
+    before = scores.probabilities.argmax(axis=1) == data.test.labels
+    only_now, only_before = int((now & ~before).sum()), int((before & ~now).sum())
+    kept = ("accuracy", "balanced_accuracy", "macro_f1", "ece", "nll", "coverage", "selective_accuracy")
+    return {
+        "name": classifier.info.name,
+        **{name: figures[name] for name in kept},
+        "only_now_right": only_now,
+        "only_before_right": only_before,
+        "chance": sign_test(only_now, only_before),
+    }
+
+
+def _scores(network: Any, pictures: NDArray[np.uint8], info: WeightsInfo) -> Scores:
+    logits, unknown = outputs(network, pictures)
+    return Scores(softmax(logits / info.temperature), unknown)
+
+
+def _write_listing(path: Path, data: TrainingData, test: Scores, unknown: Scores | None, info: WeightsInfo) -> Path:
+    """Every picture with its split; for those of test also the call and the probabilities behind it."""
+    calls = call_rows(test, info) + (call_rows(unknown, info) if unknown is not None else [])
+    known = iter(calls[: len(data.test.labels)])
+    strange = iter(calls[len(data.test.labels) :])
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["picture", "class", "split", *CALL_COLUMNS])
+    for name, label, split in data.listing:
+        call = [] if split != "test" else next(strange if label == UNKNOWN_LABEL else known)
+        writer.writerow([name, NAMES[label], split, *call])
+    write_whole(path, text.getvalue().encode())
+    return path
 
 
 def calibrate(trained: Trained, data: TrainingData, options: TrainOptions, name: str) -> WeightsInfo:
@@ -239,12 +315,13 @@ def calibrate(trained: Trained, data: TrainingData, options: TrainOptions, name:
     logits, unknown = outputs(trained.network, data.val.pictures)
     temperature = fit_temperature(logits, data.val.labels)
     unknown_above = fit_unknown(unknown)
+    # Before unknown pictures tighten that: where they take a tenth of the cells, unsure calls are as wrong as ever.
+    confidence = softmax(logits / temperature).max(axis=1)
+    abstain_below = fit_abstention(confidence, unknown <= unknown_above, COVERAGE)
     if data.unknown is not None and len(data.unknown):
         _, strange = outputs(trained.network, data.unknown)
         lowest = float(np.quantile(unknown, KNOWN_KEPT))
         unknown_above = float(np.clip(np.quantile(strange, UNKNOWN_LET_THROUGH), lowest, unknown_above))
-    confidence = softmax(logits / temperature).max(axis=1)
-    abstain_below = fit_abstention(confidence, unknown <= unknown_above, COVERAGE)
     margin = int(data.train.pictures.shape[1] - data.train.window_px) // 2
     inner = slice(margin, data.train.pictures.shape[1] - margin)
     nucleated = data.train.labels != CLASSES.index(CellClass.PLATELET)
@@ -307,15 +384,16 @@ def _options(request: TrainRequest) -> TrainOptions:
         raise UsageError("--um-per-px and --already-cropped contradict each other.", "Windows need no scale.")
     options = replace(RECIPES[request.recipe], seed=request.seed, device=request.device)
     if request.epochs is not None:
-        options = replace(options, epochs=request.epochs)
+        options = replace(options, epochs=request.epochs, least_steps=0)
     if request.patience is not None:
         options = replace(options, patience=request.patience)
     if request.init is not None:
         header = read_header(request.init)
         if header.get("architecture") != options.architecture:
+            fitting = [name for name, recipe in RECIPES.items() if recipe.architecture == header.get("architecture")]
             raise UsageError(
                 f"{request.init} is a {header.get('architecture')!r} network, not {options.architecture!r}.",
-                "Use the recipe that these weights were trained with.",
+                f"Pass --recipe {' or '.join(fitting)}." if fitting else "No recipe is for such a network.",
             )
         # A tenth of the rate and little warm-up: a trained network would forget at the full rate.
         options = replace(options, arguments=header["arguments"], learning_rate=options.learning_rate / 10)
@@ -387,28 +465,47 @@ def prepare_folder(
     ------
     TrainingDataError
     """
-    parts: dict[str, Pictures] = {}
-    if has_splits(folder):
-        read = {s: read_class_folder(folder / s, um_per_px, already_cropped, progress=on_picture) for s in SPLITS}
-        check_leaks({split: (part.crops, list(part.names)) for split, part in read.items()})
-        for name, part in read.items():
-            parts[name] = Pictures(part.crops, part.labels, float(CROP_PX))
-        unknown = np.concatenate([part.unknown for part in read.values()])
-        check_classes(parts["train"].labels)
+    read: dict[str, ClassFolder] = {}
+    by_hand = has_splits(folder)
+    if by_hand:
+        for name in SPLITS:
+            part = read_class_folder(folder / name, um_per_px, already_cropped, progress=on_picture)
+            names = tuple(f"{name}/{picture}" for picture in part.names)
+            read[name] = replace(part, names=names)
+        check_leaks({name: (part.crops, list(part.names)) for name, part in read.items()})
+        check_classes(read["train"].labels)
+        check_hand_split({name: part.labels for name, part in read.items()})
     else:
-        everything: ClassFolder = read_class_folder(folder, um_per_px, already_cropped, progress=on_picture)
+        everything = read_class_folder(folder, um_per_px, already_cropped, progress=on_picture)
         check_classes(everything.labels)
-        split = split_by_hash(everything.labels, everything.hashes, everything.names, seed)
-        parts = {s: Pictures(everything.crops[i], everything.labels[i], float(CROP_PX)) for s, i in split.items()}
-        unknown = everything.unknown
+        for name, chosen in split_by_hash(everything.labels, everything.hashes, everything.names, seed).items():
+            names = tuple(everything.names[i] for i in chosen)
+            read[name] = ClassFolder(everything.crops[chosen], everything.labels[chosen], names, everything.as_cut)
+    parts: dict[str, Pictures] = {}
+    unknown: dict[str, NDArray[np.uint8]] = {}
+    for name, part in read.items():
+        known = part.labels != UNKNOWN_LABEL
+        parts[name] = Pictures(part.crops[known], part.labels[known], float(CROP_PX))
+        unknown[name] = part.crops[~known]
+    if not len(unknown["train"]):
+        logger.warning(
+            "There is no %s/: how far to trust the unknown-score, on which blast-like cells are flagged, is not known.",
+            "train/unknown" if by_hand else "unknown",
+        )
     return TrainingData(
         parts["train"],
         parts["val"],
         parts["test"],
         f"pictures in {folder.name}",
-        # Half of the unknown pictures teach what "none of these" looks like, the other half set the threshold.
-        outliers=unknown[::2] if len(unknown) > 1 else None,
-        unknown=unknown[1::2],
+        outliers=unknown["train"] if len(unknown["train"]) else None,
+        unknown=unknown["val"],
+        unknown_test=unknown["test"],
+        at_random=not by_hand,
+        listing=tuple(
+            (picture, int(label), name)
+            for name, part in read.items()
+            for picture, label in zip(part.names, part.labels, strict=True)
+        ),
     )
 
 
@@ -479,15 +576,22 @@ class TrainingBar:
 def summary(report: TrainReport) -> str:
     """What a person wants to know at the end, in a few lines."""
     test = report.test
-    rows = [
-        f"  {name.replace('_', ' '):22}{row['recall']:6.1%} of {row['n']}" for name, row in test["per_class"].items()
+    low, high = test["accuracy_interval"]
+    lines = [
+        f"{report.weights}  (sha256 {report.info.sha256[:12]}...)",
+        f"On {test['n']} held-out cells: accuracy {test['accuracy']:.1%} ({low:.1%} to {high:.1%}), macro F1 "
+        f"{test['macro_f1']:.3f}; {test['coverage']:.1%} get a call, {test['selective_accuracy']:.1%} of them right.",
     ]
+    for name, row in test["per_class"].items():
+        low, high = row["recall_interval"]
+        lines.append(f"  {name.replace('_', ' '):22}{row['recall']:6.1%} of {row['n']} ({low:.1%} to {high:.1%})")
+    if "unknown_abstained" in test:
+        lines.append(f"  {'unknown: no call':22}{test['unknown_abstained']:6.1%} of {test['unknown_n']}")
+    if before := test.get("before"):
+        lines.append(before_text(before))
     return "\n".join(
         [
-            f"{report.weights}  (sha256 {report.info.sha256[:12]}...)",
-            f"On {test['n']} held-out cells: accuracy {test['accuracy']:.2%}, macro F1 {test['macro_f1']:.3f}; "
-            f"{test['coverage']:.1%} get a call, {test['selective_accuracy']:.2%} of them right.",
-            *rows,
+            *lines,
             f"Card and pictures: {report.files[2]}",
             "Local weights, not validated by the project: analyze --weights " + str(report.weights),
         ]

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from cbctool.classifier.metrics import ECE_BINS
 from cbctool.classifier.train import Epoch
 from cbctool.classifier.weights import write_whole
+from cbctool.hematology.intervals import clopper_pearson
 from cbctool.records import CLASSES, WeightsInfo
 
 if TYPE_CHECKING:
@@ -38,10 +39,11 @@ def write_card(
     """
     margin = int(data.train.pictures.shape[1] - data.train.window_px) // 2
     inner = slice(margin, data.train.pictures.shape[1] - margin)
+    taught, tested = spread(data.train.labels), spread(data.test.labels)
     figures = {
-        "samples.png": draw_samples(data.train.pictures[:10, inner, inner], data.train.labels[:10]),
+        "samples.png": draw_samples(data.train.pictures[taught][:, inner, inner], data.train.labels[taught]),
         "confusion.png": draw_confusion(np.array(test["confusion"])),
-        "predictions.png": draw_samples(data.test.pictures[:10], data.test.labels[:10], probabilities[:10]),
+        "predictions.png": draw_samples(data.test.pictures[tested], data.test.labels[tested], probabilities[tested]),
         "curves.png": draw_curves(history),
         "calibration.png": draw_calibration(probabilities, data.test.labels),
     }
@@ -58,7 +60,8 @@ def card_text(info: WeightsInfo, extra: Mapping[str, Any], test: Mapping[str, An
     """The card as Markdown."""
     split = extra["split"]
     rows = [
-        f"| {name.replace('_', ' ')} | {row['n']} | {row['recall']:.3f} | {row['precision']:.3f} | {row['f1']:.3f} |"
+        f"| {name.replace('_', ' ')} | {row['n']} | {row['recall']:.3f} ({_span(row['recall_interval'])}) "
+        f"| {row['precision']:.3f} | {row['f1']:.3f} |"
         for name, row in test["per_class"].items()
     ]
     started = f", started from {extra['started_from']}" if extra["started_from"] else ""
@@ -72,10 +75,10 @@ For research use and preliminary counts. Trained {info.date} on {info.trained_on
 - Data sha256 `{extra["data_sha256"]}`
 - Cells: {split["train"]} train, {split["val"]} val, {split["test"]} test. Temperature and thresholds were fixed on val;
   the figures below are on test, which nothing was chosen on.
-
-| figure | test |
+{"".join(f"- {note}{chr(10)}" for note in _notes(extra, test))}
+| figure | test (exact 95 % interval, as if every cell were of another patient) |
 |---|---|
-| accuracy | {test["accuracy"]:.4f} |
+| accuracy | {test["accuracy"]:.4f} ({_span(test["accuracy_interval"])}) |
 | balanced accuracy | {test["balanced_accuracy"]:.4f} |
 | macro F1 | {test["macro_f1"]:.4f} |
 | negative log likelihood | {test["nll"]:.4f} |
@@ -90,12 +93,58 @@ Temperature {info.temperature:.3f}; no call below a probability of {info.abstain
 |---|---|---|---|---|
 {chr(10).join(rows)}
 
-![First ten training samples](samples.png)
+![Ten training samples](samples.png)
 ![Confusion matrix](confusion.png)
 ![Example predictions](predictions.png)
 ![Training curves](curves.png)
 ![Calibration](calibration.png)
 """
+
+
+def before_text(before: Mapping[str, Any]) -> str:
+    """One sentence on the weights before training, on the same test cells."""
+    name = f"{before['name']!r}"
+    return (
+        f"On these cells the weights {name} get {before['accuracy']:.1%} right, {before['coverage']:.1%} have a call, "
+        f"{before['selective_accuracy']:.1%} of them right. Right with the new ones alone: {before['only_now_right']} "
+        f"cells, with {name} alone: {before['only_before_right']} (sign test, p = {before['chance']:.2g})."
+    )
+
+
+def _notes(extra: Mapping[str, Any], test: Mapping[str, Any]) -> list[str]:
+    """What a reader of the figures has to know."""
+    notes = []
+    if extra["at_random"]:
+        notes.append(
+            "The pictures were divided at random. Where several are of one slide or patient, these figures are better "
+            "than those on the next patient will be: divide by patient, into train/, val/ and test/."
+        )
+    if missing := [name for name in _LABELS if name not in {t.replace("_", " ") for t in extra["taught"]}]:
+        notes.append(f"Not taught: {', '.join(missing)}. Such a cell gets another class's name, or no call.")
+    if not extra["taught_unknown"]:
+        notes.append(
+            "Not shown what is none of the classes (unknown/): how far to trust the unknown-score is not known."
+        )
+    if "unknown_abstained" in test:
+        notes.append(
+            f"Of {test['unknown_n']} unknown pictures held out {test['unknown_abstained']:.1%} get no call; AUROC of "
+            f"the unknown-score against the test cells {test['unknown_auroc']:.3f}."
+        )
+    if "before" in test:
+        notes.append(before_text(test["before"]))
+    return notes
+
+
+def _span(interval: tuple[float, float]) -> str:
+    return f"{interval[0]:.3f}-{interval[1]:.3f}"
+
+
+def spread(labels: NDArray[Any], count: int = 10) -> NDArray[np.intp]:
+    """Positions of up to ``count`` cells, the first of each class, then the second of each ...: files lie sorted."""
+    rank = np.zeros(len(labels), np.intp)
+    for label in np.unique(labels):
+        rank[labels == label] = np.arange((labels == label).sum())
+    return np.lexsort((labels, rank))[:count]
 
 
 def draw_samples(
@@ -150,14 +199,16 @@ def draw_curves(history: Sequence[Epoch]) -> Figure:
 
 
 def draw_calibration(probabilities: NDArray[Any], labels: NDArray[Any]) -> Figure:
-    """Accuracy against confidence in bins of equal size."""
+    """Accuracy, with its exact 95 % interval, against confidence in bins of equal size."""
     confidence = probabilities.max(axis=1)
     right = probabilities.argmax(axis=1) == labels
     bins = np.array_split(np.argsort(confidence, kind="stable"), min(ECE_BINS, len(labels)))
     figure = _figure(4.5, 4.2)
     axis = figure.subplots()
     axis.plot([0, 1], [0, 1], color="grey", linewidth=0.8)
-    axis.plot([confidence[b].mean() for b in bins], [right[b].mean() for b in bins], marker="o", markersize=4)
+    middle, share = [confidence[b].mean() for b in bins], np.array([right[b].mean() for b in bins])
+    low, high = clopper_pearson([right[b].sum() for b in bins], [len(b) for b in bins])
+    axis.errorbar(middle, share, [share - low, high - share], marker="o", markersize=4, elinewidth=0.8)
     axis.set_xlabel("probability of the call")
     axis.set_ylabel("share that is right")
     return figure

@@ -23,9 +23,21 @@ from cbctool.records import CLASSES, CROP_PX
 logger = logging.getLogger(__name__)
 
 UNKNOWN = "unknown"
-"""Sub-folder of pictures that are none of the classes: they set the abstention threshold."""
+"""Sub-folder of pictures that are none of the classes: they teach and set the abstention."""
+
+UNKNOWN_LABEL = len(CLASSES)
+"""Label of the pictures of ``unknown/``."""
+
+NAMES = (*map(str, CLASSES), UNKNOWN)
+"""Sub-folders that a folder of single cells may have, by label."""
 
 SPLITS = ("train", "val", "test")
+
+HELD_OUT = 0.15
+"""Share of every class for val, and as much for test."""
+
+UNKNOWN_HELD_OUT = 0.25
+"""The same of ``unknown/``: the threshold is a far quantile of what is often a few dozen pictures."""
 
 _IGNORED = {"thumbs.db", "desktop.ini"}
 _SHOWN = 5
@@ -39,28 +51,30 @@ class ClassFolder:
     ----------
     crops : (N, 28, 28, 3) uint8 array
     labels : (N,) int array
-        Positions in ``CLASSES``.
+        Positions in ``CLASSES``, or ``UNKNOWN_LABEL``.
     names : tuple of str
         Path of each relative to the folder.
-    hashes : tuple of str
-        sha256 of the windows' pixels: the same window under two names has one hash.
-    unknown : (M, 28, 28, 3) uint8 array
-        Windows of ``unknown/``.
+    as_cut : (N, 28, 28, 3) uint8 array
+        The same windows without normalisation; empty where they were not asked for.
     """
 
     crops: NDArray[np.uint8]
     labels: NDArray[np.int64]
     names: tuple[str, ...]
-    hashes: tuple[str, ...]
-    unknown: NDArray[np.uint8]
+    as_cut: NDArray[np.uint8]
+
+    @property
+    def hashes(self) -> tuple[str, ...]:
+        """sha256 of the windows' pixels: the same window under two names has one hash."""
+        return tuple(hashlib.sha256(crop.tobytes()).hexdigest() for crop in self.crops)
 
 
 def read_class_folder(
     folder: Path,
     um_per_px: float | None = None,
     already_cropped: bool = False,
-    normalise: bool = True,
     progress: Callable[[int, int], None] | None = None,
+    with_as_cut: bool = False,
 ) -> ClassFolder:
     """Read and prepare every picture of ``folder/<class>/``.
 
@@ -72,7 +86,7 @@ def read_class_folder(
     found = list_class_folder(folder)
     total = sum(map(len, found.values()))
     crops: list[NDArray[np.uint8]] = []
-    unknown: list[NDArray[np.uint8]] = []
+    as_cut: list[NDArray[np.uint8]] = []
     labels: list[int] = []
     names: list[str] = []
     faults: list[str] = []
@@ -85,7 +99,9 @@ def read_class_folder(
             relative = path.relative_to(folder).as_posix()
             try:
                 rgb = read_field(path, folder.name, relative).rgb
-                crop = prepare_picture(rgb, um_per_px, already_cropped, normalise)
+                crop = prepare_picture(rgb, um_per_px, already_cropped)
+                if with_as_cut:
+                    as_cut.append(prepare_picture(rgb, um_per_px, already_cropped, normalise=False))
             except CalibrationError as error:
                 raise TrainingDataError(
                     f"{relative}: {error.message}", "Pass --um-per-px, or --already-cropped if these are 19 um windows."
@@ -93,26 +109,41 @@ def read_class_folder(
             except InputError as error:
                 faults.append(f"{relative} ({error.message})")
                 continue
-            if name == UNKNOWN:
-                unknown.append(crop)
-                continue
             crops.append(crop)
-            labels.append([str(c) for c in CLASSES].index(name))
+            labels.append(NAMES.index(name))
             names.append(relative)
     if faults:
-        more = f" and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
+        shown = f"{'; '.join(faults[:_SHOWN])}{_more(len(faults))}"
         raise TrainingDataError(
-            f"{len(faults)} of {total} pictures in {folder} cannot be read: {'; '.join(faults[:_SHOWN])}{more}.",
+            f"{len(faults)} of {total} pictures in {folder} cannot be read: {shown}.",
             "Mend or remove them; nothing has been trained or written.",
         )
-    stacked = _stack(crops)
-    hashes = tuple(hashlib.sha256(crop.tobytes()).hexdigest() for crop in stacked)
-    return ClassFolder(stacked, np.array(labels, np.int64), tuple(names), hashes, _stack(unknown))
+    return ClassFolder(_stack(crops), np.array(labels, np.int64), tuple(names), _stack(as_cut))
 
 
 def has_splits(folder: Path) -> bool:
-    """Whether the folder is divided into train, val and test by hand."""
-    return all((folder / split).is_dir() for split in SPLITS)
+    """Whether the folder is divided into train, val and test by hand.
+
+    Raises
+    ------
+    TrainingDataError
+        If one of the three is missing, or other folders lie beside them.
+    """
+    if not any((folder / split).is_dir() for split in SPLITS):
+        return False
+    missing = [split for split in SPLITS if not (folder / split).is_dir()]
+    if missing:
+        raise TrainingDataError(
+            f"{folder} is divided by hand, but has no {' and no '.join(missing)}.",
+            "Give all of train, val and test, or the classes alone: they are divided at random then.",
+        )
+    beside = sorted(p.name for p in folder.iterdir() if p.is_dir() and p.name not in SPLITS and p.name[0] != ".")
+    if beside:
+        raise TrainingDataError(
+            f"{folder} has sub-folders beside train, val and test: {', '.join(beside)}.",
+            "Put their pictures into the three (unknown/ may lie in each of them), or move them away.",
+        )
+    return True
 
 
 def list_class_folder(folder: Path) -> dict[str, list[Path]]:
@@ -125,22 +156,27 @@ def list_class_folder(folder: Path) -> dict[str, list[Path]]:
     """
     if not folder.is_dir():
         raise InputError(f"There is no folder {folder}.", "Check the path of the pictures.")
-    known = [str(name) for name in CLASSES] + [UNKNOWN]
     subfolders = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
     if not subfolders:
         raise TrainingDataError(
-            f"{folder} has no sub-folders.", f"Put the pictures into one sub-folder per class: {', '.join(known)}."
+            f"{folder} has no sub-folders.", f"Put the pictures into one sub-folder per class: {', '.join(NAMES)}."
         )
-    strangers = [p.name for p in subfolders if p.name not in known]
+    strangers = [p.name for p in subfolders if p.name not in NAMES]
     if strangers:
         raise TrainingDataError(
             f"{folder} has sub-folders that are no class: {', '.join(strangers)}.",
-            f"Rename them to one of {', '.join(known)}, or move them away.",
+            f"Rename them to one of {', '.join(NAMES)}, or move them away.",
         )
     found = {
         p.name: sorted(q for q in p.iterdir() if q.is_file() and q.name.lower() not in _IGNORED and q.name[0] != ".")
         for p in subfolders
     }
+    if deeper := [
+        f"{p.name}/{q.name}" for p in subfolders for q in sorted(p.iterdir()) if q.is_dir() and q.name[0] != "."
+    ]:
+        logger.warning(
+            "Folders within classes are not looked into: %s%s.", ", ".join(deeper[:_SHOWN]), _more(len(deeper))
+        )
     empty = [name for name, paths in found.items() if not paths]
     if empty:
         raise TrainingDataError(
@@ -150,17 +186,17 @@ def list_class_folder(folder: Path) -> dict[str, list[Path]]:
 
 
 def check_classes(labels: NDArray[np.int64]) -> None:
-    """Refuse classes too small to be both learnt and checked.
+    """Refuse classes (and unknown pictures) too few to be both learnt and checked.
 
     Raises
     ------
     TrainingDataError
-        If there are fewer than two classes, or a class has fewer than three pictures.
+        If there are fewer than two classes, or one has fewer than three pictures.
     """
     counts = Counter(labels.tolist())
-    if len(counts) < 2:
+    if len(counts.keys() - {UNKNOWN_LABEL}) < 2:
         raise TrainingDataError("There is only one class to learn.", "Give pictures of at least two classes.")
-    small = [f"{CLASSES[label]} ({n})" for label, n in sorted(counts.items()) if n < 3]
+    small = [f"{NAMES[label]} ({n})" for label, n in sorted(counts.items()) if n < 3]
     if small:
         raise TrainingDataError(
             f"Too few pictures to train, choose and check with: {', '.join(small)}.",
@@ -168,10 +204,39 @@ def check_classes(labels: NDArray[np.int64]) -> None:
         )
 
 
+def check_hand_split(labels: dict[str, NDArray[np.int64]]) -> None:
+    """Refuse what is to be checked and was never taught; tell what is taught and not checked.
+
+    Parameters
+    ----------
+    labels : mapping of split name to (N,) labels
+
+    Raises
+    ------
+    TrainingDataError
+    """
+    taught = set(labels["train"].tolist())
+    for split in SPLITS[1:]:
+        there = set(labels[split].tolist())
+        if untaught := sorted(there - taught - {UNKNOWN_LABEL}):
+            raise TrainingDataError(
+                f"{split}/ has classes that train/ lacks: {', '.join(NAMES[i] for i in untaught)}.",
+                "Add pictures of them to train/, or remove them.",
+            )
+        if not there - {UNKNOWN_LABEL}:
+            raise TrainingDataError(f"{split}/ has no pictures of a class.", "Add some, at best of every class.")
+        if unchecked := sorted(taught - there):
+            logger.warning(
+                "%s/ has no %s: nothing will be known of them.", split, ", ".join(NAMES[i] for i in unchecked)
+            )
+
+
 def split_by_hash(
     labels: NDArray[np.int64], hashes: tuple[str, ...], names: tuple[str, ...], seed: int
 ) -> dict[str, NDArray[np.int64]]:
-    """Divide pictures into train (70 %), val (15 %) and test (15 %) of every class; identical windows stay together.
+    """Divide every class at random: 70 % train, 15 % val, 15 % test; of unknown pictures 50, 25 and 25 %.
+
+    Identical windows stay together.
 
     Raises
     ------
@@ -181,22 +246,24 @@ def split_by_hash(
     groups: dict[str, list[int]] = {}
     for index, digest in enumerate(hashes):
         groups.setdefault(digest, []).append(index)
-    for members in groups.values():
-        if len({int(labels[i]) for i in members}) > 1:
-            shown = ", ".join(names[i] for i in members[:_SHOWN])
-            raise TrainingDataError(f"The same picture is in two classes: {shown}.", "Decide which class it is.")
+    torn = [members for members in groups.values() if len({int(labels[i]) for i in members}) > 1]
+    if torn:
+        shown = "; ".join(" = ".join(names[i] for i in members) for members in torn[:_SHOWN])
+        raise TrainingDataError(
+            f"The same picture is in two classes: {shown}{_more(len(torn))}.", "Decide which class it is."
+        )
     repeated = sum(len(members) - 1 for members in groups.values())
     if repeated:
-        logger.warning("%d pictures are repeats of others; each stays in one split with its twin.", repeated)
+        logger.warning("Pictures that repeat another: %d; each stays in one split with its twin.", repeated)
     rng = np.random.default_rng(seed)
     split: dict[str, list[int]] = {"train": [], "val": [], "test": []}
     for label in np.unique(labels):
         mine = [members for members in groups.values() if labels[members[0]] == label]
         if len(mine) < 3:
             raise TrainingDataError(
-                f"{CLASSES[label]} has only {len(mine)} different pictures.", "Give at least three of each class."
+                f"{NAMES[label]} has only {len(mine)} different pictures.", "Give at least three of each class."
             )
-        held = max(1, round(0.15 * len(mine)))
+        held = max(1, round((UNKNOWN_HELD_OUT if label == UNKNOWN_LABEL else HELD_OUT) * len(mine)))
         for rank, position in enumerate(rng.permutation(len(mine))):
             part = "val" if rank < held else "test" if rank < 2 * held else "train"
             split[part] += mine[position]
@@ -208,7 +275,7 @@ def check_leaks(splits: dict[str, tuple[NDArray[np.uint8], list[str]]]) -> None:
 
     Parameters
     ----------
-    splits : mapping of split name to (windows, names)
+    splits : mapping of split name to (windows, names with the split before them)
 
     Raises
     ------
@@ -221,14 +288,18 @@ def check_leaks(splits: dict[str, tuple[NDArray[np.uint8], list[str]]]) -> None:
             digest = hashlib.sha256(crop.tobytes()).hexdigest()
             first = seen.setdefault(digest, (part, name))
             if first[0] != part:
-                leaks.append(f"{first[0]}/{first[1]} = {part}/{name}")
+                leaks.append(f"{first[1]} = {name}")
     if leaks:
-        more = f" and {len(leaks) - _SHOWN} more" if len(leaks) > _SHOWN else ""
         raise TrainingDataError(
-            f"The same pictures are in two splits: {'; '.join(leaks[:_SHOWN])}{more}.",
+            f"The same pictures are in two splits: {'; '.join(leaks[:_SHOWN])}{_more(len(leaks))}.",
             "Remove them from one: a network would be checked on what it has seen.",
         )
 
 
 def _stack(crops: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
     return np.stack(crops) if crops else np.empty((0, CROP_PX, CROP_PX, 3), np.uint8)
+
+
+def _more(count: int) -> str:
+    """What follows a list of which only the first few are shown."""
+    return f" and {count - _SHOWN} more" if count > _SHOWN else ""

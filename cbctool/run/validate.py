@@ -11,15 +11,19 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cbctool import __version__
 from cbctool.errors import OutputError, UsageError, WeightsError
+from cbctool.records import CLASSES, WeightsInfo
 from cbctool.run.findings import Findings, Progress, call_findings, find_cells, list_pictures
 from cbctool.run.insult import Insult
 from cbctool.run.judge import FieldCounts, Judgement, Mistake, differential_change, differential_counts, judge
 from cbctool.run.truth import Meaning, Truth, read_fields_list, read_truth, select_pictures
 from cbctool.run.truth_formats import TruthFault, TruthFormat, detect_format
+
+if TYPE_CHECKING:
+    from cbctool.run.score_crops import JudgedCrops
 
 logger = logging.getLogger(__name__)
 
@@ -39,8 +43,8 @@ class ValidateOptions:
         Told by endings and columns where None.
     name_map : mapping of str to Meaning
         What names in the annotation mean, beside those that are known.
-    um_per_px : float or None
-        Scale of all the fields.
+    um_per_px, already_cropped : float or None, bool
+        Scale of all the fields, or of single-cell pictures; or that the latter are 19 um windows.
     fields_list, splits : Path or None, tuple of str
         Only the fields that this list names, of these splits.
     insult : Insult or None
@@ -54,6 +58,7 @@ class ValidateOptions:
     truth_format: TruthFormat | None = None
     name_map: Mapping[str, Meaning] = dataclasses.field(default_factory=dict)
     um_per_px: float | None = None
+    already_cropped: bool = False
     fields_list: Path | None = None
     splits: tuple[str, ...] = ()
     insult: Insult | None = None
@@ -71,7 +76,8 @@ class Validation:
     mistakes: tuple[Mistake, ...] = ()
     truth: Truth | None = None
     pairs: tuple[tuple[Any, ...], ...] = ()
-    """(slide, class, manual percent, this tool's percent) of a comparison of differentials."""
+    """Of a comparison of differentials: see :data:`cbctool.run.compare.Pair`."""
+    crops: JudgedCrops | None = None
 
 
 def validate(
@@ -105,10 +111,13 @@ def validate(
             source,
             split=split,
             um_per_px=options.um_per_px,
+            already_cropped=options.already_cropped,
             weights=options.weights,
             device=options.device,
             progress=progress,
         )
+    if options.already_cropped:
+        raise UsageError("--already-cropped is for single-cell pictures.", "Leave it out, or give --crops FOLDER.")
     assert fields is not None
     if truth is None:
         raise UsageError("validate FIELDS needs the annotation to compare with.", "Give it with --truth.")
@@ -153,14 +162,17 @@ def validate_fields(
         )
     classes_wanted = any(t.classes or any(o.cell_class for o in t.objects) for t in truth.fields)
     findings = find_in(fields, truth, options, progress=progress)
+    weights = None
     if classes_wanted or options.insult is not None:
-        findings = _called(findings, options, required=classes_wanted)
+        findings, weights = _called(findings, options, required=classes_wanted)
     judgement = judge(findings, truth)
     figures = _headed(fields, truth_path, truth, len(chosen), judgement)
+    if weights is not None:
+        figures["weights"] = {name: getattr(weights, name) for name in ("name", "sha256", "validated")}
     if options.insult is not None:
         scales = {f.path: f.um_per_px for f in findings}
         hurt = find_in(fields, truth, options, insult=options.insult, clean_um_per_px=scales, progress=progress)
-        hurt = _called(hurt, options, required=classes_wanted)
+        hurt, _ = _called(hurt, options, required=classes_wanted)
         figures["insult"] = insult_figures(findings, judgement, hurt, judge(hurt, truth), options.insult)
     return Validation(figures, judgement.counts, judgement.mistakes, truth)
 
@@ -214,18 +226,30 @@ def validate_crops(
     *,
     split: str | None = None,
     um_per_px: float | None = None,
+    already_cropped: bool = False,
     weights: Path | None = None,
     device: str = "auto",
     progress: Progress | None = None,
 ) -> Validation:
-    """Classify single-cell pictures with known classes: an ``.npz`` in MedMNIST's layout, or a folder per class."""
+    """Classify single-cell pictures with known classes: an ``.npz`` in MedMNIST's layout, or a folder per class.
+
+    Raises
+    ------
+    UsageError, InputError, WeightsError
+    """
     from cbctool.run.score_crops import score_bloodmnist, score_crop_folder
 
+    judged = None
     if source.suffix.lower() == ".npz":
         figures = score_bloodmnist(source, split or "test", weights, device, progress)
     else:
-        figures = score_crop_folder(source, um_per_px, weights=weights, device=device, progress=progress)
-    return Validation({"version": __version__, "validated": "crops", **figures})
+        if um_per_px and already_cropped:
+            raise UsageError("--um-per-px and --already-cropped contradict each other.", "Windows need no scale.")
+        figures, judged = score_crop_folder(
+            source / (split or ""), um_per_px, already_cropped, weights=weights, device=device, progress=progress
+        )
+        figures |= {"source": source.name, "split": split or ""}
+    return Validation({"version": __version__, "validated": "crops", **figures}, crops=judged)
 
 
 def to_json(figures: Mapping[str, Any]) -> str:
@@ -350,19 +374,58 @@ def headline(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
                 insult["differential"]["unchanged"]
             ]
             lines.append((f"after {insult['insult']}: differential", f"{unchanged} within its 95 % interval"))
-    for name in ("accuracy", "balanced_accuracy", "macro_f1", "ece", "nll", "coverage", "selective_accuracy"):
-        if isinstance(figures.get(name), float):
-            lines.append((name, _number(figures[name], 4)))
-    for name, f in figures.get("differentials", {}).items():
-        b, p = f["bland_altman"], f["passing_bablok"]
-        lines.append(
-            (
-                name,
-                f"bias {_number(b['bias'], 2)} ({_number(b['lower'], 2)} to {_number(b['upper'], 2)}) percent points; "
-                f"slope {_number(p['slope'], 2)}, intercept {_number(p['intercept'], 2)}; "
-                f"kappa {_number(f['kappa']['kappa'], 2)}; {b['n']} slides",
-            )
-        )
+    if figures.get("validated") == "crops":
+        lines += _crop_lines(figures)
+    if differentials := figures.get("differentials"):
+        lines += _differential_lines(differentials, figures["slides"]["compared"], figures["median_cells"])
+    return lines
+
+
+def _differential_lines(classes: Mapping[str, Any], slides: int, cells: Mapping[str, float]) -> list[tuple[str, str]]:
+    from cbctool.run.compare import MANY_SLIDES
+
+    def span(interval: Sequence[float], digits: int) -> str:
+        low, high = (_number(value, digits) for value in interval)
+        return f" ({low} to {high})" if math.isfinite(sum(interval)) else ""
+
+    few = f"; a comparison of methods asks for {MANY_SLIDES} or more (CLSI EP09)" if slides < MANY_SLIDES else ""
+    medians = f"median of {_number(cells['manual'], 0)} cells by hand, {_number(cells['found'], 0)} here"
+    lines = [("slides", f"{slides} compared, {medians}{few}")]
+    for name, f in classes.items():
+        b, p, kappa = f["bland_altman"], f["passing_bablok"], f["kappa"]
+        parts = [
+            f"bias {_number(b['bias'], 1)}{span(b['bias_interval'], 1)} percent points, limits of agreement "
+            f"{_number(b['lower'], 1)} to {_number(b['upper'], 1)}",
+            f"slope {_number(p['slope'], 2)}{span(p['slope_interval'], 2)}, "
+            f"intercept {_number(p['intercept'], 1)}{span(p['intercept_interval'], 1)}",
+            f"kappa {_number(kappa['kappa'], 2)}{span(kappa['interval'], 2)}",
+        ]
+        if math.isfinite(f["within_both_counts"]):
+            parts.append(f"{f['within_both_counts']:.0%} of slides within the chance of both counts")
+        lines.append((name, "; ".join(parts)))
+    return lines
+
+
+def _crop_lines(f: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Figures of single cells; names are those of the JSON."""
+
+    def span(interval: Sequence[float]) -> str:
+        return f"({_number(interval[0], 4)}-{_number(interval[1], 4)})"
+
+    lines = [
+        ("cells", str(f["n"])),
+        ("accuracy", f"{_number(f['accuracy'], 4)} {span(f['accuracy_interval'])}"),
+        *((name, _number(f[name], 4)) for name in ("balanced_accuracy", "macro_f1")),
+        ("ece", f"{_number(f['ece'], 4)} (by chance up to {_number(f['ece_chance_95'], 4)})"),
+        *((name, _number(f[name], 4)) for name in ("nll", "coverage")),
+        ("selective_accuracy", f"{_number(f['selective_accuracy'], 4)} {span(f['selective_accuracy_interval'])}"),
+    ]
+    for name, row in f["per_class"].items():
+        value = f"{_number(row['recall'])} {span(row['recall_interval'])} of {row['n']}, precision "
+        lines.append((f"{name}, recall", value + _number(row["precision"])))
+    if "unknown_abstained" in f:
+        value = f"{_number(f['unknown_abstained'])} of {f['unknown_n']}; AUROC {_number(f['unknown_auroc'])}"
+        lines.append(("unknown, no call", value))
     return lines
 
 
@@ -420,7 +483,10 @@ def _chosen(pictures: Sequence[Path], options: ValidateOptions) -> tuple[set[Pat
     return set(chosen), [TruthFault(options.fields_list.name, what)] if missing else []
 
 
-def _called(findings: tuple[Findings, ...], options: ValidateOptions, required: bool) -> tuple[Findings, ...]:
+def _called(
+    findings: tuple[Findings, ...], options: ValidateOptions, required: bool
+) -> tuple[tuple[Findings, ...], WeightsInfo | None]:
+    """The findings with their calls, and whose calls they are."""
     from cbctool.classifier import Classifier
 
     try:
@@ -429,8 +495,8 @@ def _called(findings: tuple[Findings, ...], options: ValidateOptions, required: 
         if required or options.weights is not None:
             raise
         logger.warning("the differential is not compared: %s", error)
-        return findings
-    return call_findings(findings, classifier)
+        return findings, None
+    return call_findings(findings, classifier), classifier.info
 
 
 def _headed(fields: Path, truth_path: Path, truth: Truth, pictures: int, judgement: Judgement) -> dict[str, Any]:
@@ -485,17 +551,28 @@ def _tables(result: Validation) -> list[tuple[str, list[str], list[list[Any]]]]:
     if classes := result.figures.get("classes"):
         rows = [[name, *row] for name, row in zip(classes["columns"], classes["confusion"], strict=False)]
         tables.append(("confusion.csv", ["truth", *classes["columns"]], rows))
+    if confusion := result.figures.get("confusion"):
+        rows = [[name, *row] for name, row in zip(CLASSES, confusion, strict=True)]
+        tables.append(("confusion.csv", ["truth", *CLASSES], rows))
+    if crops := result.crops:
+        from cbctool.run.score_crops import CALL_COLUMNS
+        from cbctool.run.training_data import NAMES
+
+        rows = [
+            [name, NAMES[label], *call]
+            for name, label, call in zip(crops.data.names, crops.data.labels, crops.calls, strict=True)
+        ]
+        tables.append(("cells.csv", ["picture", "class", *CALL_COLUMNS], rows))
     if result.pairs:
-        tables.append(
-            ("differentials.csv", ["slide", "class", "manual_percent", "percent"], [list(p) for p in result.pairs])
-        )
+        header = ["slide", "class", "manual_percent", "percent", "manual_cells", "cells"]
+        tables.append(("differentials.csv", header, [list(p) for p in result.pairs]))
     if faults := result.figures.get("truth_faults"):
         tables.append(("truth_faults.csv", ["source", "what"], [[f["source"], f["what"]] for f in faults]))
     return tables
 
 
 def _number(value: float, digits: int = 3) -> str:
-    return "-" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
+    return "-" if value is None or not math.isfinite(value) else f"{value:z.{digits}f}"
 
 
 def _plain(value: Any) -> Any:

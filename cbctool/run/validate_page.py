@@ -16,11 +16,13 @@ from reportlab.lib.pagesizes import A4
 from reportlab.pdfgen.canvas import Canvas
 
 from cbctool.imaging.read import read_field
-from cbctool.records import RED_CELL_UM
-from cbctool.report.sheet import GREY, INK, MARGIN, Sheet, register_fonts
+from cbctool.records import CLASSES, RED_CELL_UM
+from cbctool.report.sheet import BAND, GREY, INK, MARGIN, Sheet, register_fonts
 from cbctool.run.judge import Mistake
+from cbctool.run.training_data import NAMES, UNKNOWN_LABEL
 
 if TYPE_CHECKING:
+    from cbctool.run.score_crops import JudgedCrops
     from cbctool.run.validate import Validation
 
 PICTURES_PER_KIND = 60
@@ -49,6 +51,10 @@ def write_page(result: Validation, folder: Path) -> Path:
     canvas.setTitle("cbctool validation")
     sheet = Sheet(canvas, *A4)
     _front(sheet, result)
+    if result.crops is not None:
+        _crop_pages(sheet, result.crops)
+    if result.pairs:
+        _agreement_page(sheet, result)
     for title, mistakes in _chapters(result.mistakes):
         for start in range(0, len(mistakes), _ROWS * _COLUMNS):
             _gallery(sheet, title, mistakes[start : start + _ROWS * _COLUMNS], result)
@@ -61,9 +67,12 @@ def _front(sheet: Sheet, result: Validation) -> None:
 
     f = result.figures
     sheet.text(MARGIN, 52, "cbctool validation", 17, bold=True)
+    weights = f.get("weights")
     about = [
         f.get("input", ""),
+        "/".join(part for part in (f.get("source", ""), f.get("split", "")) if part),
         f"truth {f['truth']} ({f['truth_format']})" if "truth" in f else "",
+        f"weights {weights['name']} (sha256 {weights['sha256'][:12]}…)" if weights else "",
         f"version {f['version']}",
     ]
     sheet.text(MARGIN, 68, "   ".join(a for a in about if a), 8, colour=GREY, width=sheet.inner)
@@ -75,6 +84,9 @@ def _front(sheet: Sheet, result: Validation) -> None:
     for name, value in headline(f):
         sheet.text(MARGIN, y, name, 8, bold=True, width=150)
         y = sheet.paragraph(MARGIN + 158, y, value, sheet.inner - 158, 8) + 4
+    classes = f.get("classes") or {}
+    if confusion := f.get("confusion") or classes.get("confusion"):
+        y = _confusion(sheet, y + 16, confusion, classes.get("columns") or CLASSES)
     faults = f.get("truth_faults", [])
     if faults:
         y += 12
@@ -82,9 +94,119 @@ def _front(sheet: Sheet, result: Validation) -> None:
         for fault in faults[: max(0, int((sheet.height - 90 - y) / 11))]:
             y += 11
             sheet.text(MARGIN, y, f"{fault['source']}: {fault['what']}", 7, width=sheet.inner)
-    note = "Research use. What is counted as wrong may be a fault of the annotation: look at the pictures that follow."
+    note = "Research use."
+    if result.mistakes or result.crops is not None:
+        note += " What is counted as wrong may be a fault of the annotation: look at the pictures that follow."
     sheet.text(MARGIN, sheet.height - MARGIN, note, 8, colour=GREY)
     sheet.turn()
+
+
+def _confusion(sheet: Sheet, y: float, table: Sequence[Sequence[int]], columns: Sequence[str]) -> float:
+    """Cells by truth (row) and call (column), right ones in bold; returns where the next line goes."""
+    step = (sheet.inner - 100) / len(columns)
+    sheet.text(MARGIN, y, "truth, and what it was called", 8, bold=True)
+    for number, name in enumerate(columns):
+        short = name.replace("immature_granulocyte", "imm. gran.").replace("_", " ")
+        sheet.text(MARGIN + 100 + (number + 1) * step, y + 13, short, 6.5, colour=GREY, align="right", width=step - 4)
+    y += 13
+    for number, (name, row) in enumerate(zip(CLASSES, table, strict=True)):
+        if not sum(row):
+            continue
+        y += 12
+        sheet.text(MARGIN, y, name.replace("_", " "), 7.5)
+        for column, count in enumerate(row):
+            if count:
+                right = MARGIN + 100 + (column + 1) * step
+                sheet.text(right, y, str(count), 7.5, bold=column == number, align="right")
+    return y + 14
+
+
+_PLOT = (150.0, 92.0)  # width and height of a plot: two beside each other, six classes on a page
+
+
+def _agreement_page(sheet: Sheet, result: Validation) -> None:
+    """Per class: this tool's percentages over the manual ones, and differences over the means; slides as rings."""
+    sheet.text(MARGIN, 48, "differentials by hand and by this software", 12, bold=True)
+    legend = (
+        "percent; left: here over by hand, on the line where they agree; right: here minus by hand over their mean, "
+    )
+    legend += "with bias and limits of agreement"
+    sheet.text(MARGIN, 61, legend, 7.5, colour=GREY)
+    y = 78.0
+    for name, figures in result.figures["differentials"].items():
+        hand, here = np.array([pair[2:4] for pair in result.pairs if pair[1] == name], float).T
+        agree = figures["bland_altman"]
+        sheet.text(MARGIN, y + _PLOT[1] / 2, name.replace("_", " "), 7.5, bold=True, width=112)
+        top = max(float(np.ceil(max(hand.max(), here.max()) / 10) * 10), 10.0)
+        plot = _Plot(sheet, MARGIN + 125, y, (0.0, top), (0.0, top))
+        plot.line(0, 0, top, top, GREY)
+        plot.dots(hand, here)
+        reach = [abs(v) for v in (*(here - hand), agree["lower"], agree["upper"]) if math.isfinite(v)]
+        side = max(float(np.ceil(max(reach) / 5) * 5), 5.0)
+        plot = _Plot(sheet, MARGIN + 325, y, (0.0, top), (-side, side))
+        plot.line(0, 0, top, 0, BAND)
+        for value, colour in ((agree["bias"], _ANNOTATED), (agree["lower"], GREY), (agree["upper"], GREY)):
+            if math.isfinite(value):
+                plot.line(0, value, top, value, colour)
+                sheet.text(plot.x + _PLOT[0] + 3, plot.place(0, value)[1] + 2, f"{value:z.1f}", 6, colour=colour)
+        plot.dots((hand + here) / 2, here - hand)
+        y += _PLOT[1] + 24
+    sheet.turn()
+
+
+@dataclass(frozen=True)
+class _Plot:
+    """A framed plot with its top left corner at (x, y); ``across`` and ``up`` are the ranges of its axes."""
+
+    sheet: Sheet
+    x: float
+    y: float
+    across: tuple[float, float]
+    up: tuple[float, float]
+
+    def __post_init__(self) -> None:
+        left, bottom = self.x, self.y + _PLOT[1]
+        self.sheet.box(self.x, self.y, *_PLOT, stroke=GREY, line=0.4)
+        for value, align in zip(self.across, ("left", "right"), strict=True):
+            self.sheet.text(self.place(value, 0)[0], bottom + 8, f"{value:g}", 6, colour=GREY, align=align)
+        for value, drop in zip(self.up, (0.0, 6.0), strict=True):
+            row = self.place(0, value)[1] + drop
+            self.sheet.text(left - 3, row, f"{value:g}", 6, colour=GREY, align="right")
+
+    def place(self, value: float, height: float) -> tuple[float, float]:
+        """Where a pair of values lies on the sheet."""
+        x = self.x + (value - self.across[0]) / (self.across[1] - self.across[0]) * _PLOT[0]
+        return x, self.y + (self.up[1] - height) / (self.up[1] - self.up[0]) * _PLOT[1]
+
+    def line(self, x0: float, y0: float, x1: float, y1: float, colour: str) -> None:
+        self.sheet.line(*self.place(x0, y0), *self.place(x1, y1), 0.6, colour)
+
+    def dots(self, values: NDArray[np.float64], heights: NDArray[np.float64]) -> None:
+        for value, height in zip(values.tolist(), heights.tolist(), strict=True):
+            self.sheet.ring(*self.place(value, height), 1.8, colour=_FOUND)
+
+
+def _crop_pages(sheet: Sheet, crops: JudgedCrops) -> None:
+    """The single cells that were called another class, the surest first: there the label may be what is wrong."""
+    best = crops.scores.probabilities.argmax(axis=1)
+    confidence = crops.scores.probabilities.max(axis=1)
+    labels = crops.data.labels
+    # an unknown picture is wrong once it gets a call, another one where its likeliest class is not its own
+    wrong = np.flatnonzero(np.where(labels == UNKNOWN_LABEL, crops.called, best != labels))
+    wrong = wrong[np.argsort(-confidence[wrong], kind="stable")]
+    shown = wrong[:PICTURES_PER_KIND]
+    count = f"{len(wrong)}" if len(shown) == len(wrong) else f"the surest {len(shown)} of {len(wrong)}"
+    for start in range(0, len(shown), _ROWS * _COLUMNS):
+        sheet.text(MARGIN, 48, f"cells called another class ({count})", 12, bold=True)
+        sheet.text(MARGIN, 61, "as the network sees them; the surest first", 7.5, colour=GREY)
+        for i, cell in enumerate(shown[start : start + _ROWS * _COLUMNS]):
+            x, y = MARGIN + (i % _COLUMNS) * _STEP, 74 + (i // _COLUMNS) * (_STEP + 18)
+            sheet.jpeg(_jpeg(crops.data.crops[cell]), x, y, _SIDE, _SIDE)
+            called = f"{CLASSES[best[cell]]} {confidence[cell]:.2f}{'' if crops.called[cell] else ', no call'}"
+            sheet.text(x, y + _SIDE + 7, crops.data.names[cell], 5.5, width=_SIDE)
+            text = f"{NAMES[labels[cell]]}: {called}".replace("_", " ")
+            sheet.text(x, y + _SIDE + 14, text, 5.5, colour=GREY, width=_SIDE)
+        sheet.turn()
 
 
 def _chapters(mistakes: Sequence[Mistake]) -> list[tuple[str, list[Mistake]]]:
