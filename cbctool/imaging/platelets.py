@@ -66,7 +66,7 @@ class PlateletOptions:
     dense_share: float = 0.1
     one_compactness: float = 0.75
     core: float = 0.45
-    core_whole: float = 0.8
+    core_whole: float = 0.5
     max_azure_around: float = 1.0
     min_peak_on_red: float = 1.8
     ground: float = 0.4
