@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import math
 import os
 import shutil
 from pathlib import Path
@@ -52,6 +54,12 @@ def test_manifest_round_trip(tmp_path: Path) -> None:
     (tmp_path / "a" / manifest.MANIFEST).write_text(manifest.manifest_text(one))
     assert manifest.read_manifest(tmp_path / "a") == one
     assert list(manifest.finished_slides(tmp_path)) == [one]
+    empty = manifest.manifest_text(dataclasses.replace(one, row={"slide": "a", "neutrophil_percent": math.nan}))
+    assert json.loads(empty)["row"] == {"slide": "a", "neutrophil_percent": None}, "NaN is no JSON"
+    (tmp_path / "a" / manifest.MANIFEST).write_text(empty)
+    found = manifest.read_manifest(tmp_path / "a")
+    assert found is not None
+    assert math.isnan(found.row["neutrophil_percent"])
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"slide": "a"}', "\xff\xfe"])

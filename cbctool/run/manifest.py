@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import logging
+import math
 import os
 import shutil
 import time
@@ -75,14 +76,18 @@ def read_manifest(folder: Path) -> Manifest | None:
     """The manifest in a slide's report folder; None where there is none that can be read (then the slide is redone)."""
     try:
         data = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        return Manifest(**data)
-    except (OSError, ValueError, TypeError):
+        row = {name: math.nan if value is None else value for name, value in data["row"].items()}
+        return Manifest(**{**data, "row": row})
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
 
 
 def manifest_text(manifest: Manifest) -> str:
-    """``manifest.json`` as text; the same manifest gives the same bytes."""
-    return json.dumps(asdict(manifest), indent=1, sort_keys=True, default=str) + "\n"
+    """``manifest.json`` as text, NaN as null; the same manifest gives the same bytes."""
+    row = {
+        name: None if isinstance(value, float) and math.isnan(value) else value for name, value in manifest.row.items()
+    }
+    return json.dumps(asdict(manifest) | {"row": row}, indent=1, sort_keys=True, default=str, allow_nan=False) + "\n"
 
 
 def finished_slides(out: Path) -> Iterator[Manifest]:
