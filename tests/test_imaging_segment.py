@@ -384,6 +384,17 @@ def platelets_in(azure):
     return find_platelets(azure, density, np.zeros_like(azure), None, RED_CELLS, 0.25, PlateletOptions())
 
 
+def test_small_platelets_are_found_on_bare_ground_alone():
+    azure = np.zeros((60, 90), np.uint8)
+    density = np.zeros((60, 90, 3), np.uint8)
+    cv2.circle(density, (75, 30), 12, (12, 20, 14), -1)  # a red cell
+    for row, col in ((30, 15), (30, 75), (30, 60)):  # on bare ground, on the cell, at its edge
+        azure[row - 2 : row + 2, col - 2 : col + 2] = 40
+    labels = find_platelets(azure, density, np.zeros_like(azure), None, RED_CELLS, 0.25, PlateletOptions())
+    assert labels.max() == 1
+    assert labels[30, 15] == 1
+
+
 def test_platelets_are_parted_from_what_they_touch():
     azure = np.zeros((60, 80), np.uint8)
     cv2.line(azure, (20, 0), (20, 59), 22, 4)  # the fringe of a red cell

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -12,6 +12,29 @@ from numpy.typing import NDArray
 
 from cbctool.imaging.split import connected_parts, part_windows
 from cbctool.imaging.stain import DENSITY_UNIT, RedCellColour
+
+
+class Ground(NamedTuple):
+    """What a platelet lies on, and what a body there must have to be one.
+
+    Attributes
+    ----------
+    max_green, max_azure : float
+        Densities in a rim around the body, in units of the field's red-cell density.
+    min_peak : float
+        Azure density of a tenth of the body, in the same unit.
+    min_um2, cut_min_um2 : float
+        Smallest body, whole and cut by the edge of the picture.
+    min_thickness_um : float
+        Radius of the largest circle inside.
+    """
+
+    max_green: float
+    max_azure: float
+    min_peak: float
+    min_um2: float
+    cut_min_um2: float
+    min_thickness_um: float
 
 
 @dataclass(frozen=True)
@@ -26,11 +49,17 @@ class PlateletOptions:
         Floor of the outline's density where red cells are very pale.
     level : float
         Density of the outline.
-    min_peak : float
-        Density of a tenth of the body that makes a platelet on empty ground; 5 % of platelets have less than
-        1.05 (PBC), 1.6 (BCCD), 95 % of what is none less than 1.55, 1.14.
+    grounds : tuple of Ground
+        From the emptiest on: the first whose ``max_green`` and ``max_azure`` the rim of a body keeps holds for it, and
+        where none does it is a piece of a leukocyte: red cells have no such azure. On bare ground a small or pale body
+        is no part of anything: 0.9 um2 are 1.1 um across, and two pixels 0.48 um. Near a red cell it may be its azure
+        fringe, which is thin and pale: 5 % of platelets have a peak below 1.05 (PBC), 1.6 (BCCD), 95 % of what is none
+        one below 1.55, 1.14. On a red cell granules, parasites, folds and dirt are dark, too, and smaller: the median
+        platelet has 4.3 um2.
+    max_um2 : float
+        30: a giant platelet of 6 um.
     dense_share : float
-        Share of a body that has ``min_peak``.
+        Share of a body that must have ``min_peak``.
     one_compactness : float
         What is more compact than this is one body; two discs that touch have 0.71.
     core : float
@@ -38,18 +67,6 @@ class PlateletOptions:
         that a lens leaves. What touches a platelet, the azure fringe of a red cell or another platelet, is paler.
     core_whole : float
         Least share of the core that platelets must make up, so that strings of precipitate are not cut into platelets.
-    max_azure_around : float
-        Azure density around it, above which it is a piece of a leukocyte: red cells have none.
-    min_peak_on_red : float
-        The same as ``min_peak`` on a red cell, where granules, parasites and folds are dark, too.
-    ground : float
-        Green density around it above which it lies on a red cell.
-    min_thickness_um : float
-        Radius of the largest circle inside; chromatic fringes are thinner.
-    min_um2, max_um2 : float
-        1.2: 1.25 um across; 30: a giant platelet of 6 um.
-    min_um2_on_red : float
-        Smaller spots on red cells are inclusions or dirt: the median platelet has 4.3. Half where cut by the edge.
     min_compactness : float
         Radius of the largest circle inside over that of a disc of the same area; 0.7 for a half disc cut by the edge.
         The azure rims of red cells and strings of precipitate have 0.5 and less, 99 % of platelets more than 0.63.
@@ -62,18 +79,16 @@ class PlateletOptions:
 
     min_azure_od: float = 0.04
     level: float = 0.6
-    min_peak: float = 1.2
+    grounds: tuple[Ground, ...] = (
+        Ground(max_green=0.25, max_azure=0.4, min_peak=0.9, min_um2=0.9, cut_min_um2=0.9, min_thickness_um=0.45),
+        Ground(max_green=0.4, max_azure=1.0, min_peak=1.2, min_um2=1.2, cut_min_um2=1.2, min_thickness_um=0.6),
+        Ground(max_green=math.inf, max_azure=1.0, min_peak=1.8, min_um2=3.0, cut_min_um2=1.5, min_thickness_um=0.6),
+    )
+    max_um2: float = 30.0
     dense_share: float = 0.1
     one_compactness: float = 0.75
     core: float = 0.45
     core_whole: float = 0.5
-    max_azure_around: float = 1.0
-    min_peak_on_red: float = 1.8
-    ground: float = 0.4
-    min_thickness_um: float = 0.6
-    min_um2: float = 1.2
-    max_um2: float = 30.0
-    min_um2_on_red: float = 3.0
     min_compactness: float = 0.56
     nuclear_share: float = 0.68
 
@@ -116,9 +131,9 @@ def find_platelets(
     mask = cv2.morphologyEx(mask, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
     labels, area = connected_parts(mask, connectivity=8)
     place = np.flatnonzero(mask.view(bool))
-    is_dense = np.take(azure, place) > options.min_peak * colour.level
+    is_dense = np.take(azure, place) > min(ground.min_peak for ground in options.grounds) * colour.level
     dense = np.bincount(np.take(labels, place)[is_dense], minlength=len(area))
-    kept = dense * um**2 >= options.dense_share * options.min_um2
+    kept = dense * um**2 >= options.dense_share * min(ground.min_um2 for ground in options.grounds) / 2
     windows = part_windows(labels, mask) if kept.any() else {}
     platelets, count = np.zeros_like(labels), 0
     for label in np.flatnonzero(kept).tolist():
@@ -173,27 +188,24 @@ def _is_platelet(
     The window reaches two pixels beyond the body, or to the edge of the picture.
     """
     area = cv2.countNonZero(body)
-    if not options.min_um2 <= area * um**2 <= options.max_um2:
-        return False
-    inside = azure[body > 0]
-    if np.count_nonzero(inside > options.min_peak * colour.level) < options.dense_share * area:
+    if area == 0 or area * um**2 > options.max_um2:
         return False
     compactness = _compactness(body)
-    thickness_um = compactness * math.sqrt(area / math.pi) * um
-    if thickness_um < options.min_thickness_um or compactness < options.min_compactness:
+    if compactness < options.min_compactness or _azure_share(azure, density, body > 0, colour) < least_share:
         return False
-    if _azure_share(azure, density, body > 0, colour) < least_share:
+    ring = (cv2.dilate(body, np.ones((5, 5), np.uint8)) > cv2.dilate(body, np.ones((3, 3), np.uint8))).view(np.uint8)
+    around_green, around_azure = cv2.mean(density, ring)[1] / colour.level, cv2.mean(azure, ring)[0] / colour.level
+    ground = next(
+        (one for one in options.grounds if around_green <= one.max_green and around_azure <= one.max_azure), None
+    )
+    if ground is None:
         return False
-    ring = cv2.dilate(body, np.ones((5, 5), np.uint8)) > cv2.dilate(body, np.ones((3, 3), np.uint8))
-    if not ring.any():
-        return True
-    if float(azure[ring].mean()) > options.max_azure_around * colour.level:
-        return False
-    if float(density[..., 1][ring].mean()) <= options.ground * colour.level:
-        return True
     is_cut = body[[0, -1]].any() or body[:, [0, -1]].any()
-    large = area * um**2 >= options.min_um2_on_red * (0.5 if is_cut else 1.0)
-    return large and _percentile(inside, 90) > options.min_peak_on_red * colour.level
+    return bool(
+        area * um**2 >= (ground.cut_min_um2 if is_cut else ground.min_um2)
+        and compactness * math.sqrt(area / math.pi) * um >= ground.min_thickness_um
+        and np.count_nonzero(azure[body > 0] > ground.min_peak * colour.level) >= options.dense_share * area
+    )
 
 
 def _azure_share(azure: NDArray[Any], density: NDArray[Any], mask: NDArray[Any], colour: RedCellColour) -> float:
