@@ -388,8 +388,8 @@ def test_small_platelets_are_found_on_bare_ground_alone():
     azure = np.zeros((60, 90), np.uint8)
     density = np.zeros((60, 90, 3), np.uint8)
     cv2.circle(density, (75, 30), 12, (12, 20, 14), -1)  # a red cell
-    for row, col in ((30, 15), (30, 75), (30, 60)):  # on bare ground, on the cell, at its edge
-        azure[row - 2 : row + 2, col - 2 : col + 3] = 40
+    for row, col in ((30, 15), (30, 75), (30, 63)):  # on bare ground, on the cell, at its edge
+        azure[row - 2 : row + 2, col - 3 : col + 3] = 40
     labels = find_platelets(azure, density, np.zeros_like(azure), None, RED_CELLS, 0.25, PlateletOptions())
     assert labels.max() == 1
     assert labels[30, 15] == 1
