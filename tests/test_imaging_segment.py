@@ -48,7 +48,7 @@ CYTOPLASM = (190, 170, 225)
 PLATELET = (150, 110, 190)
 
 
-def draw(side_um=60.0, um_per_px=0.1, red=(), leukocytes=(), platelets=(), shift=(0.0, 0.0)):
+def draw(side_um=60.0, um_per_px=0.1, red=(), leukocytes=(), platelets=(), shift=(0.0, 0.0), platelet_um=1.2):
     """A field with cells at (row, column) in um; red cells absorb on top of each other."""
     size = round(side_um / um_per_px)
     density = np.zeros((size, size, 3))
@@ -65,7 +65,7 @@ def draw(side_um=60.0, um_per_px=0.1, red=(), leukocytes=(), platelets=(), shift
         density[disc(centre, 6.0)] = -np.log(np.array(CYTOPLASM) / 255)
         density[disc(centre, 4.0)] = -np.log(np.array(NUCLEUS) / 255)
     for centre in platelets:
-        density[disc(centre, 1.2)] = -np.log(np.array(PLATELET) / 255)
+        density[disc(centre, platelet_um)] = -np.log(np.array(PLATELET) / 255)
     rgb = 255 * np.exp(-density)
     return cv2.GaussianBlur(rgb, (0, 0), 0.15 / um_per_px).round().astype(np.uint8)
 
@@ -87,6 +87,11 @@ TRUTH = {CellKind.NUCLEATED: 1, CellKind.PLATELET: 2, CellKind.ERYTHROCYTE: 8, C
 
 def test_every_cell_of_a_drawn_field_is_found():
     assert counts(draw(**SCENE)) == TRUTH
+
+
+@pytest.mark.parametrize("radius_um", [0.9, 2.4, 3.6])
+def test_a_free_platelet_is_no_red_cell_whatever_its_size(radius_um):
+    assert counts(draw(**SCENE, platelet_um=radius_um)) == TRUTH
 
 
 @pytest.mark.parametrize("um_per_px", [0.06, 0.12, 0.2, 0.25])
@@ -372,16 +377,14 @@ def test_a_rim_is_no_platelet():
     azure = np.zeros((60, 60), np.uint8)
     cv2.ellipse(azure, (30, 30), (14, 14), 0, 0, 120, 60, 6)
     cv2.circle(azure, (10, 50), 6, 60, -1)
-    labels = find_platelets(
-        azure, np.zeros((60, 60, 3), np.uint8), np.zeros_like(azure), None, RED_CELLS, 0.25, PlateletOptions()
-    )
+    labels = platelets_in(azure)
     assert labels.max() == 1
     assert labels[50, 10] == 1
 
 
 def platelets_in(azure):
     density = np.zeros((*azure.shape, 3), np.uint8)
-    return find_platelets(azure, density, np.zeros_like(azure), None, RED_CELLS, 0.25, PlateletOptions())
+    return find_platelets(azure, density, np.zeros_like(azure), None, RED_CELLS, 0.25, PlateletOptions())[0]
 
 
 def test_small_platelets_are_found_on_bare_ground_alone():
@@ -390,9 +393,19 @@ def test_small_platelets_are_found_on_bare_ground_alone():
     cv2.circle(density, (75, 30), 12, (12, 20, 14), -1)  # a red cell
     for row, col in ((30, 15), (30, 75), (30, 63)):  # on bare ground, on the cell, at its edge
         azure[row - 2 : row + 2, col - 3 : col + 3] = 40
-    labels = find_platelets(azure, density, np.zeros_like(azure), None, RED_CELLS, 0.25, PlateletOptions())
+    labels = find_platelets(azure, density, np.zeros_like(azure), None, RED_CELLS, 0.25, PlateletOptions())[0]
     assert labels.max() == 1
     assert labels[30, 15] == 1
+
+
+def test_a_giant_platelet_is_whole_round_and_dark():
+    azure = np.zeros((100, 100), np.uint8)
+    cv2.circle(azure, (50, 50), 15, 60, -1)  # 7.5 um across
+    assert platelets_in(azure).max() == 1
+    assert platelets_in(azure[:, 40:]).max() == 0
+    assert platelets_in(np.where(azure > 0, 16, 0).astype(np.uint8)).max() == 0
+    cv2.ellipse(azure, (50, 50), (22, 12), 0, 0, 360, 60, -1)
+    assert platelets_in(azure).max() == 0
 
 
 def test_platelets_are_parted_from_what_they_touch():
@@ -424,8 +437,10 @@ def test_a_piece_of_a_leukocyte_is_no_platelet():
     labels[:, 32:] = 1
     cv2.circle(azure, (28, 30), 5, 80, -1)
     density = np.zeros((60, 60, 3), np.uint8)
-    assert find_platelets(azure, density, labels, None, RED_CELLS, 0.25, PlateletOptions()).max() == 0
-    assert find_platelets(azure * (labels == 0), density, labels, None, RED_CELLS, 0.25, PlateletOptions()).max() == 1
+    assert find_platelets(azure, density, labels, None, RED_CELLS, 0.25, PlateletOptions())[0].max() == 0
+    assert (
+        find_platelets(azure * (labels == 0), density, labels, None, RED_CELLS, 0.25, PlateletOptions())[0].max() == 1
+    )
 
 
 def test_a_platelet_has_the_colour_of_nuclei():
@@ -439,9 +454,9 @@ def test_a_platelet_has_the_colour_of_nuclei():
     cv2.circle(nuclei, (15, 30), 6, 1, -1)
     labels[nuclei > 0] = 1
     azure = cv2.transform(density, np.array([[1.0, 1.0, -RED_CELLS.red_green_per_blue]]))
-    found = find_platelets(azure, density, labels, nuclei > 0, RED_CELLS, 0.25, PlateletOptions())
+    found = find_platelets(azure, density, labels, nuclei > 0, RED_CELLS, 0.25, PlateletOptions())[0]
     assert (found[30, 45], found[30, 75]) == (1, 0)
-    assert find_platelets(azure, density, labels, None, RED_CELLS, 0.25, PlateletOptions()).max() == 2
+    assert find_platelets(azure, density, labels, None, RED_CELLS, 0.25, PlateletOptions())[0].max() == 2
 
 
 def test_a_burst_nucleus_is_told_by_the_others_only():

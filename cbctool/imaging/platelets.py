@@ -57,7 +57,10 @@ class PlateletOptions:
         one below 1.55, 1.14. On a red cell granules, parasites, folds and dirt are dark, too, and smaller: the median
         platelet has 4.3 um2.
     max_um2 : float
-        30: a giant platelet of 6 um.
+        30: a platelet of 6 um; larger ones are giant.
+    max_giant_um2, giant_compactness, giant_share : float
+        A giant platelet, up to 9 um across, is whole, at least so compact, and at least so much stained as nuclei are:
+        smudges are less compact (below 0.83 on ALL-IDB1), polychromatic red cells have 0.6 to 0.85 of the stain (PBC).
     dense_share : float
         Share of a body that must have ``min_peak``.
     one_compactness : float
@@ -85,6 +88,9 @@ class PlateletOptions:
         Ground(max_green=math.inf, max_azure=1.0, min_peak=1.8, min_um2=3.0, cut_min_um2=1.5, min_thickness_um=0.6),
     )
     max_um2: float = 30.0
+    max_giant_um2: float = 60.0
+    giant_compactness: float = 0.85
+    giant_share: float = 0.9
     dense_share: float = 0.1
     one_compactness: float = 0.75
     core: float = 0.45
@@ -101,7 +107,7 @@ def find_platelets(
     colour: RedCellColour,
     um: float,
     options: PlateletOptions,
-) -> NDArray[Any]:
+) -> tuple[NDArray[Any], NDArray[Any]]:
     """Label platelets outside nucleated cells.
 
     Parameters
@@ -121,10 +127,12 @@ def find_platelets(
 
     Returns
     -------
-    (h, w) int32 array
-        Labels from 1.
+    labels : (h, w) int32 array
+        From 1.
+    on_red : (n + 1,) bool array
+        Which of them lie on a red cell, by label.
     """
-    least_share = 0.0 if nuclei is None else options.nuclear_share * _azure_share(azure, density, nuclei, colour)
+    nuclear = 0.0 if nuclei is None else _azure_share(azure, density, nuclei, colour)
     azure = cv2.medianBlur(azure, 3)
     low = max(options.min_azure_od * DENSITY_UNIT, options.level * colour.level)
     mask = cv2.threshold(azure, low, 1, cv2.THRESH_BINARY)[1] & (cell_labels == 0)
@@ -135,23 +143,23 @@ def find_platelets(
     dense = np.bincount(np.take(labels, place)[is_dense], minlength=len(area))
     kept = dense * um**2 >= options.dense_share * min(ground.min_um2 for ground in options.grounds) / 2
     windows = part_windows(labels, mask) if kept.any() else {}
-    platelets, count = np.zeros_like(labels), 0
+    platelets, on_red = np.zeros_like(labels), [False]
     for label in np.flatnonzero(kept).tolist():
         rows, cols = windows[label]
         window = (slice(max(rows.start - 2, 0), rows.stop + 2), slice(max(cols.start - 2, 0), cols.stop + 2))
         body = (labels[window] == label).astype(np.uint8)
-        here = (azure[window], density[window], least_share, colour, um, options)
-        found = [body] if _is_platelet(body, *here) else []
+        here = (azure[window], density[window], nuclear, colour, um, options)
+        found = _platelets([body], *here)
         if _compactness(body) < options.one_compactness:
             cores, core_px = _cores(body, azure[window], options)
-            parts = [core for core in cores if _is_platelet(core, *here)]
-            explained = sum(map(cv2.countNonZero, parts)) >= options.core_whole * core_px
+            parts = _platelets(cores, *here)
+            explained = sum(cv2.countNonZero(part) for part, _ in parts) >= options.core_whole * core_px
             if explained and (len(parts) > 1 or not found):
                 found = parts
-        for one in found:
-            count += 1
-            platelets[window][one > 0] = count
-    return platelets
+        for one, ground in found:
+            platelets[window][one > 0] = len(on_red)
+            on_red.append(ground is options.grounds[-1])
+    return platelets, np.array(on_red)
 
 
 def _cores(body: NDArray[Any], azure: NDArray[Any], options: PlateletOptions) -> tuple[list[NDArray[Any]], int]:
@@ -174,38 +182,47 @@ def _percentile(values: NDArray[Any], percent: int) -> int:
     return int(np.sort(values)[percent * (len(values) - 1) // 100])
 
 
-def _is_platelet(
+def _platelets(bodies: list[NDArray[Any]], *here: Any) -> list[tuple[NDArray[Any], Ground]]:
+    """Those of some bodies of a window that are platelets, and what they lie on."""
+    grounds = ((body, _ground(body, *here)) for body in bodies)
+    return [(body, ground) for body, ground in grounds if ground is not None]
+
+
+def _ground(
     body: NDArray[Any],
     azure: NDArray[Any],
     density: NDArray[Any],
-    least_share: float,
+    nuclear: float,
     colour: RedCellColour,
     um: float,
     options: PlateletOptions,
-) -> bool:
-    """Whether a body (h, w) uint8 is a platelet, by its size, shape and stain and by what lies around it.
+) -> Ground | None:
+    """What a body (h, w) uint8 lies on if it is a platelet, by its size, shape and stain and by what lies around it.
 
-    The window reaches two pixels beyond the body, or to the edge of the picture.
+    ``nuclear`` is the share of azure in the field's nuclei, 0 where there are none. The window reaches two pixels beyond the body, or to the edge of the picture.
     """
     area = cv2.countNonZero(body)
-    if area == 0 or area * um**2 > options.max_um2:
-        return False
+    if not 0 < area * um**2 <= options.max_giant_um2:
+        return None
+    is_giant = area * um**2 > options.max_um2
+    is_cut = body[[0, -1]].any() or body[:, [0, -1]].any()
     compactness = _compactness(body)
-    if compactness < options.min_compactness or _azure_share(azure, density, body > 0, colour) < least_share:
-        return False
+    if compactness < (options.giant_compactness if is_giant else options.min_compactness) or (is_giant and is_cut):
+        return None
+    share = options.giant_share if is_giant else options.nuclear_share
+    if _azure_share(azure, density, body > 0, colour) < share * nuclear:
+        return None
     ring = (cv2.dilate(body, np.ones((5, 5), np.uint8)) > cv2.dilate(body, np.ones((3, 3), np.uint8))).view(np.uint8)
     around_green, around_azure = cv2.mean(density, ring)[1] / colour.level, cv2.mean(azure, ring)[0] / colour.level
     ground = next(
         (one for one in options.grounds if around_green <= one.max_green and around_azure <= one.max_azure), None
     )
-    if ground is None:
-        return False
-    is_cut = body[[0, -1]].any() or body[:, [0, -1]].any()
-    return bool(
-        area * um**2 >= (ground.cut_min_um2 if is_cut else ground.min_um2)
-        and compactness * math.sqrt(area / math.pi) * um >= ground.min_thickness_um
-        and np.count_nonzero(azure[body > 0] > ground.min_peak * colour.level) >= options.dense_share * area
-    )
+    if ground is None or area * um**2 < (ground.cut_min_um2 if is_cut else ground.min_um2):
+        return None
+    if compactness * math.sqrt(area / math.pi) * um < ground.min_thickness_um:
+        return None
+    dense = np.count_nonzero(azure[body > 0] > ground.min_peak * colour.level)
+    return ground if dense >= options.dense_share * area else None
 
 
 def _azure_share(azure: NDArray[Any], density: NDArray[Any], mask: NDArray[Any], colour: RedCellColour) -> float:

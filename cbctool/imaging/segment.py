@@ -186,7 +186,7 @@ def segment(
         np.put(nuclei, place, np.take(is_nucleated, np.take(cell_labels, place)))
     cell_labels = add_labels(cell_labels, kinds, reasons, drawn, drawn_reasons)
     cell_labels = add_labels(cell_labels, kinds, reasons, pale, pale_reasons)
-    platelet_labels = find_platelets(
+    platelet_labels, on_red = find_platelets(
         azure, density, cell_labels, None if colourless else nuclei, colour, um, options.platelets
     )
     nucleated = len(kinds)
@@ -199,9 +199,12 @@ def segment(
     for is_granule, is_covered in zip(granules.tolist(), covered[1:].tolist(), strict=True):
         kinds.append(CellKind.ARTEFACT if is_granule or is_covered else CellKind.PLATELET)
         reasons.append(ANNOTATION if is_covered else PRECIPITATE if is_granule else "")
-    red_outlines = find_red_cells(density, foreground, cell_labels, colour.level, um, options.red_cells)
+    # what lies on a red cell does not end it
     place = np.flatnonzero(platelet_labels > 0)
-    np.put(cell_labels, place, np.take(platelet_labels, place) + nucleated)
+    label = np.take(platelet_labels, place)
+    np.put(cell_labels, place, np.where(on_red[label], 0, label + nucleated))
+    red_outlines = find_red_cells(density, foreground, cell_labels, colour.level, um, options.red_cells)
+    np.put(cell_labels, place, label + nucleated)
     return Segmentation(
         um,
         px_per_row,
