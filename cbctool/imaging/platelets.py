@@ -199,8 +199,8 @@ def _ground(
 ) -> Ground | None:
     """What a body (h, w) uint8 lies on if it is a platelet, by its size, shape and stain and by what lies around it.
 
-    ``nuclear`` is the share of azure in the field's nuclei, 0 where there are none. The window reaches two pixels beyond
-    the body, or to the edge of the picture.
+    ``nuclear`` is the share of azure in the field's nuclei, 0 where there are none. The window reaches two pixels
+    beyond the body, or to the edge of the picture.
     """
     area = cv2.countNonZero(body)
     if not 0 < area * um**2 <= options.max_giant_um2:
