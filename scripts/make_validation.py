@@ -170,6 +170,7 @@ PLATELETS: Seen = {
         "BloodImage_00187.jpg": ((454, 356),),
         "BloodImage_00216.jpg": ((390, 506),),
         "BloodImage_00232.jpg": ((150, 260),),
+        "BloodImage_00245.jpg": ((475, 374),),
         "BloodImage_00246.jpg": ((264, 275),),
         "BloodImage_00288.jpg": ((66, 87),),
         "BloodImage_00298.jpg": ((100, 632),),
@@ -189,6 +190,7 @@ PLATELETS: Seen = {
     "rim of a red cell": {
         "BloodImage_00302.jpg": ((58, 8),),
         "BloodImage_00326.jpg": ((454, 608),),
+        "BloodImage_00330.jpg": ((476, 236),),
     },
     "precipitate": {
         "BloodImage_00378.jpg": ((276, 162), (344, 144)),
@@ -200,8 +202,6 @@ PLATELETS: Seen = {
         "BloodImage_00187.jpg": ((82, 562),),
     },
     "platelet": {
-        "BloodImage_00095.jpg": ((84, 508),),
-        "BloodImage_00179.jpg": ((407, 218),),
         "BloodImage_00259.jpg": ((358, 532),),
         "BloodImage_00262.jpg": ((284, 306),),
         "BloodImage_00297.jpg": ((264, 232),),
