@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import tempfile
 import textwrap
 import time
 from collections import Counter
@@ -18,6 +19,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from cut_leukocytes import BOXES, cut
 
 from cbctool import __version__
 from cbctool.errors import CbctoolError
@@ -236,6 +239,7 @@ def main() -> int:
             *head(),
             *goal_lines(figures),
             *insult_lines(insults, arguments.insults_on),
+            *close_lines(options),
             *scale_lines(figures),
             *far_lines(figures),
             *platelet_lines(figures["BCCD re-annotated"], mistakes["BCCD re-annotated"]),
@@ -298,6 +302,32 @@ def insult_rows(options: ValidateOptions, every: int) -> Iterator[tuple[str, Ins
             hurt = with_calls(find_in(fields, truth, options, insult=insult, clean_um_per_px=scales))
             yield name, kind, insult_figures(clean, judge(clean, truth), hurt, judge(hurt, truth), insult)
             print(f"{name}, {kind}: {time.monotonic() - began:.0f} s", file=sys.stderr)
+
+
+def close_lines(options: ValidateOptions) -> list[str]:
+    """Leukocytes in pictures that show little else."""
+    text = """Windows around each leukocyte, as collections of single cells have them, with the scale given: half of an
+    18 um window is leukocyte. Neighbours count if half of them is seen. The commands are
+    `python scripts/cut_leukocytes.py COLLECTION --side-um SIDE --out CUT` and
+    `cbctool validate CUT --truth CUT/boxes.csv --um-per-px SCALE`."""
+    lines = ["## Pictures of one leukocyte", "", prose(text), ""]
+    lines += [
+        "| collection | side (um) | um/px | pictures | recall | precision | F1, IoU 0.5 |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for collection, (_, um_per_px) in BOXES.items():
+        for side_um in SIDES_UM:
+            with tempfile.TemporaryDirectory() as folder:
+                count = cut(collection, side_um, Path(folder))
+                scaled = replace(options, um_per_px=um_per_px)
+                figures = validate_fields(Path(folder), Path(folder) / "boxes.csv", scaled).figures
+            of = figures["kinds"]["nucleated"]
+            found = f"{of['centre']['recall']:.3f} | {of['centre']['precision']:.3f} | {of['iou']['f1']:.3f}"
+            lines.append(f"| {collection} | {side_um:g} | {um_per_px:g} | {count} | {found} |")
+    return [*lines, ""]
+
+
+SIDES_UM = (18.0, 25.0)
 
 
 def with_calls(findings: tuple[Any, ...]) -> tuple[Any, ...]:

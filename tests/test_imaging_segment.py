@@ -94,6 +94,23 @@ def test_a_free_platelet_is_no_red_cell_whatever_its_size(radius_um):
     assert counts(draw(**SCENE, platelet_um=radius_um)) == TRUTH
 
 
+def test_the_cytoplasm_of_a_leukocyte_that_fills_the_picture_is_no_red_cell():
+    size = 180  # 18 um, and an eosinophil with two lobes, in PBC's colours
+    red, eosinophilic, nucleus = (209, 191, 212), (184, 121, 178), (85, 51, 143)
+    density = np.zeros((size, size, 3))
+    for centre, radius, colour in (
+        ((0, 0), 40, red),
+        ((180, 180), 40, red),
+        ((90, 90), 62, eosinophilic),
+        ((68, 108), 26, nucleus),
+        ((112, 72), 26, nucleus),
+    ):
+        disc = cv2.circle(np.zeros((size, size), np.uint8), centre, radius, 1, -1) > 0
+        density[disc] = -np.log(np.array(colour) / 255)
+    rgb = cv2.GaussianBlur(255 * np.exp(-density), (0, 0), 1.5).round().astype(np.uint8)
+    assert counts(rgb)[CellKind.NUCLEATED] == 1
+
+
 @pytest.mark.parametrize("um_per_px", [0.06, 0.12, 0.2, 0.25])
 def test_magnification_does_not_matter(um_per_px):
     assert counts(draw(um_per_px=um_per_px, **SCENE), um_per_px) == TRUTH
@@ -119,7 +136,7 @@ def test_cells_lie_where_they_were_drawn():
 def test_a_clipped_red_channel_does_not_matter():
     over = np.clip(draw(**SCENE) * np.array([1.3, 1.0, 0.7]), 0, 255).astype(np.uint8)
     rgb = normalise(over).rgb
-    assert not red_cell_colour(optical_density(rgb), 0.02).red_tells
+    assert not red_cell_colour(optical_density(rgb), 0.02, 0.1).red_tells
     assert counts(rgb) == TRUTH
 
 
@@ -195,7 +212,7 @@ def test_scale_must_be_positive():
 def test_red_cells_have_no_azure_density_however_deep():
     rgb = draw(red=[(20, 20), (20, 25), (20, 22)])
     density = optical_density(rgb)
-    azure, _ = stain_densities(density, red_cell_colour(density, 0.02))
+    azure, _ = stain_densities(density, red_cell_colour(density, 0.02, 0.25))
     assert np.percentile(azure, 99) <= 0.1 * density[..., 1].max()
 
 
@@ -219,11 +236,11 @@ def test_a_displacement_is_told_from_some_of_the_rows_of_a_large_field():
 def test_a_clipped_blue_lacks_a_constant():
     depth = np.repeat(np.arange(10, 31), 40).reshape(20, 42)
     density = np.stack([depth, 2 * depth, depth - 6], axis=-1).astype(np.uint8)
-    colour = red_cell_colour(density, 0.02, blue_clipped=True)
+    colour = red_cell_colour(density, 0.02, 0.25, blue_clipped=True)
     assert colour.red_green_per_blue == pytest.approx(3.0, abs=0.01)
     assert colour.red_green_without_blue == pytest.approx(18.0, abs=0.1)
     assert stain_densities(density, colour)[0].max() <= 1
-    assert stain_densities(density, red_cell_colour(density, 0.02))[0].max() > 10
+    assert stain_densities(density, red_cell_colour(density, 0.02, 0.25))[0].max() > 10
 
 
 def test_displaced_blue_is_laid_back_on_green():

@@ -153,13 +153,13 @@ def segment(
     if colourless:
         _log.info("a grey picture: nuclei are told by density alone, and neither drawings nor precipitate are told")
     else:
-        colour = red_cell_colour(density, options.min_od, sample_px=5000)  # only how they absorb red
+        colour = red_cell_colour(density, options.min_od, um, sample_px=5000)  # only how they absorb red
         drawn, drawn_reasons = find_drawn(rgb, density, colour, um, options.artefacts)
     del rgb, small  # the largest arrays of all
     if drawn_reasons:
         density = _without(density, drawn)
     density = cv2.GaussianBlur(align_channels(density), (3, 3), 0)
-    colour = red_cell_colour(density, options.min_od, blue_clipped)
+    colour = red_cell_colour(density, options.min_od, um, blue_clipped)
     pale, pale_reasons = find_pale_drawn(density, colour, um, options.artefacts)
     if pale_reasons:
         density = _without(density, pale)
