@@ -294,6 +294,13 @@ def test_the_wall_of_a_ring_is_no_red_cell():
     assert estimate_scale(cv2.GaussianBlur(rgb, (0, 0), 1.5)) is None
 
 
+def test_small_bodies_beside_two_larger_ones_that_are_most_of_the_blood_give_no_scale():
+    rgb = np.full((260, 340, 3), 255, np.uint8)
+    for *centre, diameter in ((65, 70, 92), (185, 90, 92), (40, 210, 38), (102, 210, 38), (164, 210, 38)):
+        cv2.circle(rgb, centre, diameter // 2, (225, 190, 185), -1, cv2.LINE_AA)
+    assert estimate_scale(cv2.GaussianBlur(rgb, (0, 0), 1.5)) is None
+
+
 def exposed(rgb, gains):
     return np.clip(np.rint(rgb * np.array(gains)), 0, 255).astype(np.uint8)
 
