@@ -404,6 +404,23 @@ def platelets_in(azure):
     return find_platelets(azure, density, np.zeros_like(azure), None, RED_CELLS, 0.25, PlateletOptions())[0]
 
 
+@pytest.mark.parametrize(
+    ("heap", "grain", "kind"),
+    [((120, 90, 175), 0.15, CellKind.PLATELET), ((60, 40, 110), 0.0, CellKind.NUCLEATED)],
+    ids=["a heap of granules", "the nucleus of an erythroblast"],
+)
+def test_a_heap_of_granules_in_a_field_without_leukocytes_is_no_nucleus(heap, grain, kind):
+    rgb = draw(um_per_px=0.1, red=SCENE["red"]).astype(float)
+    cell = cv2.circle(np.zeros((600, 600)), (310, 310), 33, 1, -1)
+    nucleus = cv2.circle(np.zeros((600, 600)), (310, 310), 22, 1, -1)
+    speckle = cv2.GaussianBlur(np.random.default_rng(0).normal(size=(600, 600)), (0, 0), 4)
+    density = -np.log(np.array((200, 180, 225)) / 255) * (cell - nucleus)[..., np.newaxis]
+    density += -np.log(np.array(heap) / 255) * (nucleus * (1 + grain * speckle / speckle.std()))[..., np.newaxis]
+    rgb = cv2.GaussianBlur(rgb * np.exp(-density), (0, 0), 1.5).round().astype(np.uint8)
+    found = counts(rgb)
+    assert (found[kind], found[CellKind.NUCLEATED] + found[CellKind.PLATELET]) == (1, 1)
+
+
 def test_small_platelets_are_found_on_bare_ground_alone():
     azure = np.zeros((60, 90), np.uint8)
     density = np.zeros((60, 90, 3), np.uint8)

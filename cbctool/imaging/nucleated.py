@@ -64,6 +64,9 @@ class NucleatedOptions:
     smudge_min_cells, smudge_hue, smudge_density, smudge_circularity, smudge_rim_um, smudge_rim : float
         See :func:`find_smudges`. On ALL-IDB1, 27 of 42 smudges, no blast of 282 and 4 of 134 other objects are called;
         with a ``smudge_rim`` of 1.15 two blasts more, with 0.98 two smudges less.
+    platelet_um2, granulomere_um2, granulomere_density, granulomere_texture : float
+        See :func:`large_platelets`. Of PBC's erythroblasts with so small a nucleus 98 % are denser than 3.4 times the
+        red cells and 90 % scatter less than 0.08; nine in ten platelets are paler than 3.7 and scatter more than 0.09.
     """
 
     min_azure_od: float = 0.04
@@ -101,6 +104,10 @@ class NucleatedOptions:
     smudge_circularity: float = 0.8
     smudge_rim_um: float = 1.0
     smudge_rim: float = 1.02
+    platelet_um2: float = 45.0
+    granulomere_um2: float = 25.0
+    granulomere_density: float = 4.0
+    granulomere_texture: float = 0.075
 
 
 def find_nucleated(
@@ -352,6 +359,56 @@ def find_smudges(
         ragged = 4 * np.pi * len(rows) < options.smudge_circularity * perimeter**2
         smudged[index] = ragged and rimless[index]
     return smudged
+
+
+def large_platelets(
+    density: NDArray[Any],
+    labels: NDArray[Any],
+    nuclei: NDArray[Any],
+    red_level: float,
+    um: float,
+    options: NucleatedOptions,
+) -> NDArray[Any]:
+    """Which nucleated cells are large platelets: their granules gather like a nucleus, and pass for one where a field
+    shows none to compare with.
+
+    They are no larger than a red cell; the smallest nuclei, those of erythroblasts, are dense and even, a heap of
+    granules is neither. Of what the edge of the picture cuts nothing is said.
+
+    Parameters
+    ----------
+    density : (h, w, 3) uint8 array
+    labels : (h, w) int32 array
+        Nucleated cells, from 1 without gaps.
+    nuclei : (h, w) bool array
+    red_level : float
+        Green density of the field's red cells, levels.
+    um : float
+        Micrometres per pixel.
+    options : NucleatedOptions
+
+    Returns
+    -------
+    (N,) bool array
+        Label 1 first.
+    """
+    area = np.bincount(labels[labels > 0], minlength=int(labels.max()) + 1)[1:] * um**2
+    found = np.zeros(len(area), bool)
+    suspects = np.flatnonzero(area <= options.platelet_um2).tolist()
+    windows = part_windows(labels) if suspects else {}
+    for index in suspects:
+        rows, cols = window = windows[index + 1]
+        if min(rows.start, cols.start) == 0 or rows.stop == labels.shape[0] or cols.stop == labels.shape[1]:
+            continue
+        nucleus = ((labels[window] == index + 1) & nuclei[window]).view(np.uint8)
+        if cv2.countNonZero(nucleus) * um**2 > options.granulomere_um2:
+            continue
+        # not its rim, which is half cytoplasm
+        inside = cv2.erode(nucleus, np.ones((3, 3), np.uint8), borderType=cv2.BORDER_CONSTANT, borderValue=0)
+        mean, sigma = cv2.meanStdDev(density[window], mask=inside)
+        is_pale = sum(cv2.mean(density[window], nucleus)[:3]) / 3 < options.granulomere_density * red_level
+        found[index] = is_pale and sigma[0, 0] > options.granulomere_texture * mean[0, 0]
+    return found
 
 
 def _rim_blueness(density: NDArray[Any], labels: NDArray[Any], rim_px: float) -> NDArray[Any]:

@@ -26,7 +26,7 @@ from cbctool.imaging.artefacts import (
     find_precipitate,
     nuclear_hues,
 )
-from cbctool.imaging.nucleated import NucleatedOptions, find_nucleated, find_smudges
+from cbctool.imaging.nucleated import NucleatedOptions, find_nucleated, find_smudges, large_platelets
 from cbctool.imaging.platelets import PlateletOptions, find_platelets
 from cbctool.imaging.pyramid import halved
 from cbctool.imaging.red_cells import RedCellOptions, find_red_cells
@@ -180,6 +180,10 @@ def segment(
             kinds[index], reasons[index] = CellKind.ARTEFACT, reason
     for index in np.flatnonzero(find_smudges(density, cell_labels, nuclei, um, options.nucleated)).tolist():
         kinds[index], reasons[index] = CellKind.ARTEFACT, SMUDGE_CELL
+    large = large_platelets(density, cell_labels, nuclei, colour.level, um, options.nucleated)
+    for index in np.flatnonzero(large).tolist():
+        if not reasons[index]:
+            kinds[index] = CellKind.PLATELET
     is_nucleated = np.array([False] + [kind is CellKind.NUCLEATED for kind in kinds])
     if not is_nucleated[1:].all():
         place = np.flatnonzero(nuclei)
