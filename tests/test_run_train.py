@@ -16,12 +16,13 @@ from pypdf import PdfReader
 from typer.testing import CliRunner
 
 from cbctool.classifier import train as room
+from cbctool.classifier.predict import softmax
 from cbctool.classifier.weights import load_weights
 from cbctool.cli import app
 from cbctool.errors import InputError, OutputError, TrainingDataError, UsageError, WeightsError
 from cbctool.run import train as run
 from cbctool.run.score_crops import auroc, score_bloodmnist, score_crop_folder
-from cbctool.run.training_card import spread
+from cbctool.run.training_card import spread, trust_notes
 from cbctool.run.training_data import SPLITS
 
 TINY = replace(
@@ -126,6 +127,47 @@ def test_strict_unknown_pictures_leave_the_threshold_of_probability_as_it_is(tmp
     strict = run.calibrate(trained, replace(data, unknown=data.val.pictures), TINY, "strict")
     assert strict.unknown_above < plain.unknown_above
     assert strict.abstain_below == plain.abstain_below > 0
+
+
+@pytest.mark.parametrize("mislabelled", ["none", "the least sure", "any"])
+def test_few_calls_are_wrong_however_few_calls_that_leaves(tmp_path: Path, mislabelled: str) -> None:
+    data = run.prepare_folder(_write(tmp_path / "cells", count=200), None, True, seed=0)
+    trained = room.fit(data.train, data.val, TINY)
+    logits, _ = room.outputs(trained.network, data.val.pictures)
+    order = np.argsort(softmax(logits).max(axis=1))
+    wrong = {"none": order[:0], "the least sure": order[:12], "any": order[::4]}[mislabelled]
+    labels = data.val.labels.copy()
+    labels[wrong] = 11 - labels[wrong]  # lymphocytes are 4, platelets 7
+    data = replace(data, val=replace(data.val, labels=labels))
+    info = run.calibrate(trained, data, TINY, "mine")
+    val = run.judge_threshold(run._scores(trained.network, data.val.pictures, info), labels, info)
+    assert val["n"] == 60
+    assert val["raised"] == (mislabelled != "none")
+    assert val["shown"] == (mislabelled != "any")
+    notes = trust_notes({"threshold": val, "selective_accuracy_interval": (0.96, 1.0)})
+    if mislabelled == "none":
+        assert val["coverage"] > 0.9
+        assert notes == []
+    elif mislabelled == "the least sure":
+        assert 0.95 <= val["selective_accuracy"] < 1
+        assert 45 / 60 <= val["coverage"] < 0.9
+        assert "of the calls would be right. The threshold is raised until 95% are: " in notes[0]
+    else:
+        assert info.abstain_below == pytest.approx(0.95, abs=1e-6)
+        assert val["coverage"] < 0.5
+        assert "no threshold at which 95% are, so that a call needs a probability of 95%" in notes[0]
+
+
+def test_what_the_calls_on_test_show_is_said() -> None:
+    def said(low: float, high: float) -> str:
+        return " ".join(
+            trust_notes({"threshold": {"raised": False, "n": 9}, "selective_accuracy_interval": (low, high)})
+        )
+
+    assert "Fewer than 95% of the calls" in said(0.8, 0.93)
+    assert "too few" in said(0.8, 0.99)
+    assert "too few" in said(np.nan, np.nan)
+    assert said(0.951, 0.99) == ""
 
 
 def test_pictures_of_the_card_show_each_class_in_turn() -> None:
