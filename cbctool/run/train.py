@@ -424,7 +424,7 @@ def _options(request: TrainRequest) -> TrainOptions:
                 f"{request.init} is a {header.get('architecture')!r} network, not {options.architecture!r}.",
                 f"Pass --recipe {' or '.join(fitting)}." if fitting else "No recipe is for such a network.",
             )
-        # A tenth of the rate and little warm-up: a trained network would forget at the full rate.
+        # A tenth of the rate: a trained network would forget at the full one.
         options = replace(options, arguments=header["arguments"], learning_rate=options.learning_rate / 10)
     return options
 
