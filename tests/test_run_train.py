@@ -386,6 +386,7 @@ def test_single_cells_are_judged_with_a_table_of_calls_and_pictures_of_the_mista
     result = CliRunner().invoke(app, ["validate", *options, "--out", str(tmp_path / "out")])
     assert result.exit_code == 0, result.output
     assert "lymphocyte, recall" in result.stdout
+    assert "without white balance" in result.stdout
     rows = list(csv.DictReader((tmp_path / "out" / "cells.csv").read_text().splitlines()))
     assert Counter(row["class"] for row in rows) == {"lymphocyte": 4, "platelet": 4, "unknown": 4}
     figures = json.loads((tmp_path / "out" / "validation.json").read_text())

@@ -425,6 +425,9 @@ def _crop_lines(f: Mapping[str, Any]) -> list[tuple[str, str]]:
         *((name, _number(f[name], 4)) for name in ("nll", "coverage")),
         ("selective_accuracy", f"{_number(f['selective_accuracy'], 4)} {span(f['selective_accuracy_interval'])}"),
     ]
+    as_cut = f["as_cut"]
+    value = f"accuracy {_number(as_cut['accuracy'], 4)}, coverage {_number(as_cut['coverage'], 4)}, selective_accuracy "
+    lines.append(("without white balance", value + _number(as_cut["selective_accuracy"], 4)))
     for name, row in f["per_class"].items():
         value = f"{_number(row['recall'])} {span(row['recall_interval'])} of {row['n']}, precision "
         lines.append((f"{name}, recall", value + _number(row["precision"])))
