@@ -118,6 +118,10 @@ def test_the_weights_before_are_scored_on_the_same_test_cells(tmp_path: Path) ->
     assert "divided at random" in card
     assert "Not taught: basophil, eosinophil" in card
     assert "Not shown what is none of the classes" in card
+    assert "the unknown-score then says nothing" in run.summary(report)
+    refit = run.train(_request(tmp_path, data, out=tmp_path / "refit", init=report.weights, allow_worse=True))
+    assert "Blasts stand out less after a refit" in run.summary(refit)
+    assert "Blasts stand out less after a refit" in (tmp_path / "refit" / "model_card.md").read_text()
 
 
 def test_strict_unknown_pictures_leave_the_threshold_of_probability_as_it_is(tmp_path: Path) -> None:
@@ -151,7 +155,7 @@ def test_few_calls_are_wrong_however_few_calls_that_leaves(tmp_path: Path, misla
     elif mislabelled == "the least sure":
         assert 0.95 <= val["selective_accuracy"] < 1
         assert 45 / 60 <= val["coverage"] < 0.9
-        assert "of the calls would be right. The threshold is raised until 95% are: " in notes[0]
+        assert "of the calls would be right. The threshold is raised until they show 95%: " in notes[0]
     else:
         assert info.abstain_below == pytest.approx(0.95, abs=1e-6)
         assert val["coverage"] < 0.5

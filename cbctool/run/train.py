@@ -39,7 +39,7 @@ from cbctool.run.score_crops import (
     read_npz_split,
     with_intervals,
 )
-from cbctool.run.training_card import before_text, called_text, trust_notes, write_card
+from cbctool.run.training_card import before_text, blast_notes, called_text, trust_notes, write_card
 from cbctool.run.training_data import (
     NAMES,
     SPLITS,
@@ -145,13 +145,17 @@ class TrainingData:
 
 @dataclass(frozen=True, eq=False)
 class TrainReport:
-    """What came out: the weights file, what it says, its figures on the test cells, and every file written."""
+    """What came out: the weights file, what it says, its figures on the test cells, and every file written.
+
+    ``notes`` are what has to be known before the weights are used, a sentence each.
+    """
 
     weights: Path
     info: WeightsInfo
     test: dict[str, Any]
     history: tuple[Epoch, ...]
     files: tuple[Path, ...]
+    notes: tuple[str, ...] = ()
 
 
 def train(
@@ -265,7 +269,8 @@ def finish(data: TrainingData, trained: Trained, options: TrainOptions, request:
     if data.listing:
         card.append(_write_listing(request.out / PICTURES, data, scores, strange, info))
     hashed = path.with_name(path.name + ".sha256")
-    return TrainReport(path, info, test, trained.history, (path, hashed, *card))
+    notes = (*trust_notes(test), *blast_notes(extra))
+    return TrainReport(path, info, test, trained.history, (path, hashed, *card), notes)
 
 
 def compare_before(init: Path | None, data: TrainingData, probabilities: NDArray[Any]) -> dict[str, Any]:
@@ -618,7 +623,7 @@ def summary(report: TrainReport) -> str:
         lines.append(f"  {'unknown: no call':22}{test['unknown_abstained']:6.1%} of {test['unknown_n']}")
     if before := test.get("before"):
         lines.append(before_text(before))
-    lines += trust_notes(test)
+    lines += report.notes
     return "\n".join(
         [
             *lines,
