@@ -61,6 +61,24 @@ def test_abstention_keeps_the_wanted_share() -> None:
     assert ((confidence >= threshold) & known).mean() == pytest.approx(0.95)
 
 
+def test_calls_are_withheld_until_few_enough_are_wrong() -> None:
+    confidence = np.array([0.9, 0.8, 0.7, 0.6, 0.5, 0.4])
+    right = np.array([True, True, True, False, True, False])
+    everything = np.ones(6, bool)
+    # one mistake more than seen: 1/2, 1/3, 1/4, 2/5, 2/6, 3/7 wrong from each cell up
+    assert metrics.fit_trust(confidence, right, everything, 0.25) == 0.7
+    assert metrics.fit_trust(confidence, right, everything, 0.34) == 0.5
+    assert metrics.fit_trust(confidence, right, everything, 0.1) == 0.9, "too few to show it: as the probability says"
+    assert metrics.fit_trust(confidence, right, confidence < 0.85, 0.34) == 0.7, "the strange one gets no call anyway"
+    assert metrics.fit_trust(np.empty(0), np.empty(0, bool), np.empty(0, bool), 0.05) == 0.95
+
+
+def test_cells_as_sure_as_each_other_are_called_together() -> None:
+    confidence = np.array([0.9] * 20 + [0.8] * 4)
+    right = np.array([True] * 22 + [False] * 2)
+    assert metrics.fit_trust(confidence, right, np.ones(24, bool)) == 0.9
+
+
 def test_no_cells_is_a_mistake() -> None:
     with pytest.raises(ValueError, match="no cells"):
         metrics.evaluate(np.zeros((0, 8)), np.zeros(0, int), np.zeros(0, bool))

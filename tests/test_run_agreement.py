@@ -89,14 +89,6 @@ def test_count_error_worked_by_hand():
     assert math.isnan(ag.count_error([0], [3]).total)
 
 
-def test_dice_worked_by_hand():
-    a = np.array([[1, 1, 0, 0]], bool)
-    b = np.array([[0, 1, 1, 0]], bool)
-    assert ag.dice(a, b) == 0.5
-    assert ag.dice(a, a) == 1.0
-    assert ag.dice(np.zeros((2, 2)), np.zeros((2, 2))) == 1.0
-
-
 def test_scale_takes_the_median_side_of_whole_red_cells_only():
     boxes = [[10, 10, 85, 85], [10, 100, 85, 175], [100, 10, 172, 82], [0, 200, 40, 275], [100, 200, 175, 300]]
     um_per_px, n = ag.red_cell_scale(boxes, height=400, width=300)

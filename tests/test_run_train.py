@@ -16,12 +16,13 @@ from pypdf import PdfReader
 from typer.testing import CliRunner
 
 from cbctool.classifier import train as room
+from cbctool.classifier.predict import softmax
 from cbctool.classifier.weights import load_weights
 from cbctool.cli import app
 from cbctool.errors import InputError, OutputError, TrainingDataError, UsageError, WeightsError
 from cbctool.run import train as run
 from cbctool.run.score_crops import auroc, score_bloodmnist, score_crop_folder
-from cbctool.run.training_card import spread
+from cbctool.run.training_card import spread, trust_notes
 from cbctool.run.training_data import SPLITS
 
 TINY = replace(
@@ -117,6 +118,10 @@ def test_the_weights_before_are_scored_on_the_same_test_cells(tmp_path: Path) ->
     assert "divided at random" in card
     assert "Not taught: basophil, eosinophil" in card
     assert "Not shown what is none of the classes" in card
+    assert "the unknown-score then says nothing" in run.summary(report)
+    refit = run.train(_request(tmp_path, data, out=tmp_path / "refit", init=report.weights, allow_worse=True))
+    assert "Blasts stand out less after a refit" in run.summary(refit)
+    assert "Blasts stand out less after a refit" in (tmp_path / "refit" / "model_card.md").read_text()
 
 
 def test_strict_unknown_pictures_leave_the_threshold_of_probability_as_it_is(tmp_path: Path) -> None:
@@ -126,6 +131,47 @@ def test_strict_unknown_pictures_leave_the_threshold_of_probability_as_it_is(tmp
     strict = run.calibrate(trained, replace(data, unknown=data.val.pictures), TINY, "strict")
     assert strict.unknown_above < plain.unknown_above
     assert strict.abstain_below == plain.abstain_below > 0
+
+
+@pytest.mark.parametrize("mislabelled", ["none", "the least sure", "any"])
+def test_few_calls_are_wrong_however_few_calls_that_leaves(tmp_path: Path, mislabelled: str) -> None:
+    data = run.prepare_folder(_write(tmp_path / "cells", count=200), None, True, seed=0)
+    trained = room.fit(data.train, data.val, TINY)
+    logits, _ = room.outputs(trained.network, data.val.pictures)
+    order = np.argsort(softmax(logits).max(axis=1))
+    wrong = {"none": order[:0], "the least sure": order[:12], "any": order[::4]}[mislabelled]
+    labels = data.val.labels.copy()
+    labels[wrong] = 11 - labels[wrong]  # lymphocytes are 4, platelets 7
+    data = replace(data, val=replace(data.val, labels=labels))
+    info = run.calibrate(trained, data, TINY, "mine")
+    val = run.judge_threshold(run._scores(trained.network, data.val.pictures, info), labels, info)
+    assert val["n"] == 60
+    assert val["raised"] == (mislabelled != "none")
+    assert val["shown"] == (mislabelled != "any")
+    notes = trust_notes({"threshold": val, "selective_accuracy_interval": (0.96, 1.0)})
+    if mislabelled == "none":
+        assert val["coverage"] > 0.9
+        assert notes == []
+    elif mislabelled == "the least sure":
+        assert 0.95 <= val["selective_accuracy"] < 1
+        assert 45 / 60 <= val["coverage"] < 0.9
+        assert "of the calls would be right. The threshold is raised until they show 95%: " in notes[0]
+    else:
+        assert info.abstain_below == pytest.approx(0.95, abs=1e-6)
+        assert val["coverage"] < 0.5
+        assert "no threshold at which 95% are, so that a call needs a probability of 95%" in notes[0]
+
+
+def test_what_the_calls_on_test_show_is_said() -> None:
+    def said(low: float, high: float) -> str:
+        return " ".join(
+            trust_notes({"threshold": {"raised": False, "n": 9}, "selective_accuracy_interval": (low, high)})
+        )
+
+    assert "Fewer than 95% of the calls" in said(0.8, 0.93)
+    assert "too few" in said(0.8, 0.99)
+    assert "too few" in said(np.nan, np.nan)
+    assert said(0.951, 0.99) == ""
 
 
 def test_pictures_of_the_card_show_each_class_in_turn() -> None:
@@ -344,6 +390,7 @@ def test_single_cells_are_judged_with_a_table_of_calls_and_pictures_of_the_mista
     result = CliRunner().invoke(app, ["validate", *options, "--out", str(tmp_path / "out")])
     assert result.exit_code == 0, result.output
     assert "lymphocyte, recall" in result.stdout
+    assert "without white balance" in result.stdout
     rows = list(csv.DictReader((tmp_path / "out" / "cells.csv").read_text().splitlines()))
     assert Counter(row["class"] for row in rows) == {"lymphocyte": 4, "platelet": 4, "unknown": 4}
     figures = json.loads((tmp_path / "out" / "validation.json").read_text())

@@ -13,6 +13,7 @@ import pytest
 from pypdf import PdfReader
 from typer.testing import CliRunner
 
+from cbctool.classifier.weights import read_registry
 from cbctool.cli import app
 from cbctool.errors import InputError, UsageError
 from cbctool.records import CellClass, CellKind
@@ -182,6 +183,20 @@ def test_json_has_null_where_there_is_no_number():
     }
 
 
+def test_pictures_of_the_truth_are_left_out_however_its_folder_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("fields/a.png", "fields/masks/a.png", "fields/masks/deep/a.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    relative, absolute = Path("fields"), tmp_path / "fields"
+    for fields in (relative, absolute):
+        for truth in (relative / "masks", absolute / "masks", Path("fields/../fields/masks")):
+            assert list_pictures(fields, leave_out=truth) == [fields / "a.png"]
+        assert len(list_pictures(fields, leave_out=absolute)) == 3
+        assert len(list_pictures(fields, leave_out=tmp_path)) == 3  # the truth's folder holds the fields
+        assert len(list_pictures(fields)) == 3
+
+
 def test_command_prints_one_json_object(smear):
     arguments = ["validate", str(smear / "fields"), "--truth", str(smear / "points.csv"), "--json", "--quiet"]
     result = CliRunner().invoke(app, [*arguments, "--um-per-px", str(UM_PER_PX), "--jobs", "1"])
@@ -229,6 +244,29 @@ def test_both_counts_have_their_chance():
     text = summary(figures)
     assert "2 compared, median of 100 cells by hand, 110 here; a comparison of methods asks for 40 or more" in text
     assert "limits of agreement" in text
+
+
+def test_it_says_which_weights_made_the_reports():
+    shipped = read_registry()["sha256"]["default.safetensors"]
+    rows = [
+        row("1", 45.0) | {"version": "0.1.0", "weights_sha256": shipped},
+        row("2", 45.0) | {"version": "0.1.0", "weights_sha256": shipped},
+        row("3", 45.0) | {"version": "0.1.0", "weights_sha256": "ab" * 32},
+        row("4", 45.0),
+        row("5", 45.0) | {"version": "0.0.9", "weights_sha256": "cd" * 32},  # not compared
+    ]
+    figures, _, _ = compare_differentials([manual(slide, 60.0) for slide in "1234"], rows)
+    assert figures["made_by"][0] == {
+        "version": "0.1.0",
+        "weights": "default",
+        "weights_sha256": shipped,
+        "slides": 2,
+    }
+    text = " ".join(summary(figures).split())
+    assert f"2 made by version 0.1.0, weights default (sha256 {shipped[:12]}…)" in text
+    assert "1 made by version 0.1.0, weights (sha256 abababababab…)" in text
+    assert "1 made by version not stated, weights (not stated)" in text
+    assert "0.0.9" not in text
 
 
 def test_reports_folder_is_compared_with_a_manual_count(tmp_path):

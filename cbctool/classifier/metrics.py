@@ -15,6 +15,13 @@ from scipy.special import log_softmax
 from cbctool.records import CLASSES
 
 ECE_BINS = 15
+
+COVERAGE = 0.95
+"""Share of held-out cells sure enough for a call: the least sure few percent are where most of the mistakes are."""
+
+WRONG_SHARE = 0.05
+"""Share of the calls on held-out cells that may be wrong, however few calls that leaves: wrong calls then move a class
+by five percent points at most, as much as chance does in a count of 200 (95 % interval of 15 %: 10 to 21)."""
 _CHANCE_DRAWS = 1000
 
 
@@ -111,13 +118,42 @@ def fit_temperature(logits: NDArray[Any], labels: NDArray[Any]) -> float:
     return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.2), np.log(10.0)), method="bounded").x))
 
 
-def fit_abstention(confidence: NDArray[Any], known: NDArray[Any], coverage: float = 0.95) -> float:
+def fit_abstention(confidence: NDArray[Any], known: NDArray[Any], coverage: float = COVERAGE) -> float:
     """The confidence below which to abstain so that ``coverage`` of held-out cells keep a call.
 
     ``known`` (N,) bool says which cells pass the unknown-score; those that do not count as not covered already.
     """
     values = np.sort(np.where(known, confidence, -1.0))
     return float(np.clip(values[int(np.floor((1 - coverage) * len(values)))], 0.0, 1.0))
+
+
+def fit_trust(
+    confidence: NDArray[Any], right: NDArray[Any], known: NDArray[Any], wrong_share: float = WRONG_SHARE
+) -> float:
+    """The lowest confidence from which up no more than ``wrong_share`` of the calls on held-out cells are wrong.
+
+    One mistake more than was seen is counted, as in conformal risk control (Angelopoulos et al. 2022, arXiv
+    2208.02814), so that a handful of cells proves nothing by being right. Where no confidence shows as much it is
+    ``1 - wrong_share``, at which a call promises it by itself.
+
+    Measured on networks taught 336 and 112 PBC cells (87 and 79 % right) with 24 to 200 cells drawn at random: 95.4 to
+    97.1 % of the calls on the rest of 1,712 are right; without the one mistake more 93.5 to 94.8 %.
+
+    Parameters
+    ----------
+    confidence : (N,) array
+    right, known : (N,) bool array
+        Whether the likeliest class is the true one; which cells pass the unknown-score (the others get no call).
+    wrong_share : float
+    """
+    confidence, wrong = np.asarray(confidence)[known], ~np.asarray(right)[known]
+    order = np.argsort(-confidence, kind="stable")
+    confidence, wrong = confidence[order], wrong[order]
+    calls = np.arange(1, len(order) + 1)
+    few = (np.cumsum(wrong) + 1) / (calls + 1) <= wrong_share
+    # cells as sure as each other are called together
+    few &= np.append(confidence[1:] < confidence[:-1], True)[: len(few)]
+    return float(confidence[few][-1]) if few.any() else 1 - wrong_share
 
 
 def fit_unknown(scores: NDArray[Any], share: float = 0.995) -> float:

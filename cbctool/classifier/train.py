@@ -267,7 +267,7 @@ def _batch(
     """The chosen cells, then this member's share of what is none (outliers, swollen lymphocytes); which are plain."""
     lymphocytes = np.flatnonzero(train.labels == CLASSES.index(CellClass.LYMPHOCYTE))
     foreigners = options.outliers // members if outliers is not None else 0
-    # a laboratory's own windows have no margin that could take a larger cell
+    # a laboratory's own windows have no margin; swelling their lymphocytes all the same marked blasts no better
     swells = options.augment is not None and train.pictures.shape[1] > train.window_px and len(lymphocytes) > 0
     swollen = options.swollen // members if swells else 0
     parts = [train.pictures[chosen]]

@@ -196,13 +196,6 @@ def count_error(annotated: Sequence[int], found: Sequence[int]) -> CountError:
     )
 
 
-def dice(first: ArrayLike, second: ArrayLike) -> float:
-    """Dice coefficient of two masks; 1 where both are empty."""
-    a, b = np.asarray(first, bool), np.asarray(second, bool)
-    total = int(a.sum()) + int(b.sum())
-    return 2.0 * int((a & b).sum()) / total if total else 1.0
-
-
 def red_cell_scale(boxes: ArrayLike, height: int, width: int, margin: float = 1.0) -> tuple[float, int]:
     """Scale that annotated red cells give: 7.5 um over the median side of the boxes that the edge does not cut.
 

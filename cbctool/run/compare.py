@@ -6,11 +6,13 @@ import dataclasses
 import math
 import statistics
 import tempfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cbctool import __version__, report
+from cbctool.classifier.weights import read_registry
 from cbctool.errors import InputError, UsageError
 from cbctool.hematology.reference import ADULT_PERCENT, PERCENT_SOURCE
 from cbctool.records import LEUKOCYTES, Adequacy, CellClass
@@ -87,7 +89,8 @@ def compare_differentials(
         against the default reference interval (linear weights); the share of slides whose percentage lies in the exact
         95 % interval of the manual count (``within_manual_interval``), and the share of those where the two counts
         differ by no more than chance allows both of them (``within_both_counts``; Fisher's exact test, p >= 0.05), as
-        far as the counts are stated. ``median_cells`` says how many those were: few may differ by chance.
+        far as the counts are stated. ``median_cells`` says how many those were: few may differ by chance; ``made_by``
+        with which version and weights the reports were made, and how many with each.
     pairs : tuple of Pair
     missing : list of (slide, why)
     """
@@ -97,6 +100,7 @@ def compare_differentials(
     same: dict[CellClass, list[bool]] = {cls: [] for cls in LEUKOCYTES}
     missing = []
     counted: list[tuple[float, float]] = []
+    made_by: Counter[tuple[str, str]] = Counter()
     compared = 0
     for m in manual:
         row = by_slide.get(m.slide)
@@ -108,6 +112,7 @@ def compare_differentials(
             missing.append((m.slide, "has no differential"))
             continue
         compared += 1
+        made_by[str(row.get("version") or ""), str(row.get("weights_sha256") or "")] += 1
         leukocytes = _number(row.get("leukocytes"))
         cells = int(leukocytes) if leukocytes > 0 else None
         counted.append((m.cells or math.nan, cells or math.nan))
@@ -137,10 +142,20 @@ def compare_differentials(
     head = {
         "slides": {"compared": compared, "manual": len(manual), "without_manual": len(by_slide) - compared},
         "median_cells": dict(zip(("manual", "found"), _medians(counted), strict=True)),
+        "made_by": [
+            {"version": version, "weights": _shipped_name(sha256), "weights_sha256": sha256, "slides": count}
+            for (version, sha256), count in made_by.most_common()
+        ],
         "reference": PERCENT_SOURCE,
         "differentials": figures,
     }
     return head, tuple(pairs), missing
+
+
+def _shipped_name(sha256: str) -> str:
+    """Name of the shipped weights with this hash; empty for others, of which a table of reports has the hash alone."""
+    files = {digest: name for name, digest in read_registry()["sha256"].items()}
+    return Path(files.get(sha256, "")).stem
 
 
 def _medians(counted: Sequence[tuple[float, float]]) -> list[float]:

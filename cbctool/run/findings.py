@@ -109,7 +109,7 @@ class _Task:
 
 
 def list_pictures(path: Path, leave_out: Path | None = None) -> list[Path]:
-    """Picture files at or below ``path``, hidden ones and those below ``leave_out`` (the truth's folder) excepted.
+    """Picture files at or below ``path``, without hidden ones and those of a folder in it, ``leave_out`` (the truth's).
 
     Raises
     ------
@@ -120,12 +120,14 @@ def list_pictures(path: Path, leave_out: Path | None = None) -> list[Path]:
         raise InputError(f"{path} does not exist.", "Check the path of the fields.")
     if path.is_file():
         return [path]
+    root, apart = path.resolve(), leave_out.resolve() if leave_out is not None and leave_out.is_dir() else None
+    left_out = path / apart.relative_to(root) if apart is not None and root in apart.parents else None
     found = sorted(
         p
         for p in path.rglob("*")
         if p.suffix.lower() in EXTENSIONS
         and not any(part.startswith(".") for part in p.relative_to(path).parts)
-        and not (leave_out is not None and leave_out.is_dir() and leave_out != path and leave_out in p.parents)
+        and left_out not in p.parents
     )
     if not found:
         raise InputError(f"{path} holds no pictures.", f"Endings that are read: {', '.join(EXTENSIONS)}.")

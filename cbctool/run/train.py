@@ -12,6 +12,7 @@ import datetime
 import hashlib
 import io
 import logging
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -22,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from skimage.filters import threshold_otsu
 
-from cbctool.classifier.metrics import evaluate, fit_abstention, fit_temperature, fit_unknown
+from cbctool.classifier.metrics import WRONG_SHARE, evaluate, fit_abstention, fit_temperature, fit_trust, fit_unknown
 from cbctool.classifier.predict import Classifier, softmax
 from cbctool.classifier.train import CHECKPOINT, RECIPES, Epoch, Pictures, Step, Trained, TrainOptions, fit, outputs
 from cbctool.classifier.weights import load_weights, read_header, save_weights, write_whole
@@ -38,7 +39,7 @@ from cbctool.run.score_crops import (
     read_npz_split,
     with_intervals,
 )
-from cbctool.run.training_card import before_text, write_card
+from cbctool.run.training_card import before_text, blast_notes, called_text, trust_notes, write_card
 from cbctool.run.training_data import (
     NAMES,
     SPLITS,
@@ -61,9 +62,6 @@ LOG = "log"
 
 PICTURES = "pictures.csv"
 """Every picture of a laboratory's folder, its split, and the calls on test."""
-
-COVERAGE = 0.95
-"""Share of held-out cells sure enough for a call: the least sure few percent are where most of the mistakes are."""
 
 UNKNOWN_LET_THROUGH = 0.05
 """Share of a laboratory's ``unknown/`` pictures that may still get a call, as far as ``KNOWN_KEPT`` allows."""
@@ -147,13 +145,17 @@ class TrainingData:
 
 @dataclass(frozen=True, eq=False)
 class TrainReport:
-    """What came out: the weights file, what it says, its figures on the test cells, and every file written."""
+    """What came out: the weights file, what it says, its figures on the test cells, and every file written.
+
+    ``notes`` are what has to be known before the weights are used, a sentence each.
+    """
 
     weights: Path
     info: WeightsInfo
     test: dict[str, Any]
     history: tuple[Epoch, ...]
     files: tuple[Path, ...]
+    notes: tuple[str, ...] = ()
 
 
 def train(
@@ -233,6 +235,7 @@ def finish(data: TrainingData, trained: Trained, options: TrainOptions, request:
     called = calls_made(scores, info)
     test = with_intervals(evaluate(scores.probabilities, data.test.labels, called))
     test["unknown_rate"] = class_rates(scores.unknown > info.unknown_above, data.test.labels)
+    test["threshold"] = judge_threshold(_scores(network, data.val.pictures, info), data.val.labels, info)
     strange = None
     if data.unknown_test is not None and len(data.unknown_test):
         strange = _scores(network, data.unknown_test, info)
@@ -266,7 +269,8 @@ def finish(data: TrainingData, trained: Trained, options: TrainOptions, request:
     if data.listing:
         card.append(_write_listing(request.out / PICTURES, data, scores, strange, info))
     hashed = path.with_name(path.name + ".sha256")
-    return TrainReport(path, info, test, trained.history, (path, hashed, *card))
+    notes = (*trust_notes(test), *blast_notes(extra))
+    return TrainReport(path, info, test, trained.history, (path, hashed, *card), notes)
 
 
 def compare_before(init: Path | None, data: TrainingData, probabilities: NDArray[Any]) -> dict[str, Any]:
@@ -317,7 +321,8 @@ def calibrate(trained: Trained, data: TrainingData, options: TrainOptions, name:
     unknown_above = fit_unknown(unknown)
     # Before unknown pictures tighten that: where they take a tenth of the cells, unsure calls are as wrong as ever.
     confidence = softmax(logits / temperature).max(axis=1)
-    abstain_below = fit_abstention(confidence, unknown <= unknown_above, COVERAGE)
+    known, right = unknown <= unknown_above, logits.argmax(axis=1) == data.val.labels
+    abstain_below = max(fit_abstention(confidence, known), fit_trust(confidence, right, known))
     if data.unknown is not None and len(data.unknown):
         _, strange = outputs(trained.network, data.unknown)
         lowest = float(np.quantile(unknown, KNOWN_KEPT))
@@ -335,12 +340,41 @@ def calibrate(trained: Trained, data: TrainingData, options: TrainOptions, name:
         trained_on=data.source,
         date=datetime.date.today().isoformat(),
         temperature=temperature,
-        abstain_below=abstain_below,
+        abstain_below=math.floor(abstain_below * 1e6) / 1e6,  # a file keeps six digits: not above the cell that set it
         unknown_above=unknown_above,
         confusion=(),
         unknown_percentiles=tuple(np.percentile(unknown, [1, 50, 99]).tolist()),
         stain_od=tuple(tuple(float(v) for v in row) for row in percentiles),
     )
+
+
+def judge_threshold(scores: Scores, labels: NDArray[Any], info: WeightsInfo) -> dict[str, Any]:
+    """What the thresholds make of the validation cells that they were fixed on.
+
+    Returns
+    -------
+    dict
+        ``n``, ``coverage``, ``selective_accuracy``; ``raised``: whether the threshold is higher than ``COVERAGE`` asks
+        for, ``accuracy_at_coverage`` what would be right there; ``shown``: whether the calls are enough, and right
+        often enough, for ``WRONG_SHARE``.
+    """
+    confidence, known = scores.probabilities.max(axis=1), scores.unknown <= fit_unknown(scores.unknown)
+    right = scores.probabilities.argmax(axis=1) == labels
+    called = calls_made(scores, info)
+    by_coverage = fit_abstention(confidence, known)
+    wrong = int((called & ~right).sum())
+    return {
+        "n": len(labels),
+        "raised": by_coverage < info.abstain_below,
+        "accuracy_at_coverage": _share(right, known & (confidence >= by_coverage)),
+        "coverage": float(called.mean()),
+        "selective_accuracy": _share(right, called),
+        "shown": (wrong + 1) / (int(called.sum()) + 1) <= WRONG_SHARE,
+    }
+
+
+def _share(right: NDArray[np.bool_], called: NDArray[np.bool_]) -> float:
+    return float(right[called].mean()) if called.any() else math.nan
 
 
 def nuclear_density(windows: NDArray[np.uint8]) -> NDArray[np.float64]:
@@ -395,7 +429,7 @@ def _options(request: TrainRequest) -> TrainOptions:
                 f"{request.init} is a {header.get('architecture')!r} network, not {options.architecture!r}.",
                 f"Pass --recipe {' or '.join(fitting)}." if fitting else "No recipe is for such a network.",
             )
-        # A tenth of the rate and little warm-up: a trained network would forget at the full rate.
+        # A tenth of the rate: a trained network would forget at the full one.
         options = replace(options, arguments=header["arguments"], learning_rate=options.learning_rate / 10)
     return options
 
@@ -580,7 +614,7 @@ def summary(report: TrainReport) -> str:
     lines = [
         f"{report.weights}  (sha256 {report.info.sha256[:12]}...)",
         f"On {test['n']} held-out cells: accuracy {test['accuracy']:.1%} ({low:.1%} to {high:.1%}), macro F1 "
-        f"{test['macro_f1']:.3f}; {test['coverage']:.1%} get a call, {test['selective_accuracy']:.1%} of them right.",
+        f"{test['macro_f1']:.3f}; {called_text(test)}.",
     ]
     for name, row in test["per_class"].items():
         low, high = row["recall_interval"]
@@ -589,6 +623,7 @@ def summary(report: TrainReport) -> str:
         lines.append(f"  {'unknown: no call':22}{test['unknown_abstained']:6.1%} of {test['unknown_n']}")
     if before := test.get("before"):
         lines.append(before_text(before))
+    lines += report.notes
     return "\n".join(
         [
             *lines,

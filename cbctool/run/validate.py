@@ -377,20 +377,25 @@ def headline(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
     if figures.get("validated") == "crops":
         lines += _crop_lines(figures)
     if differentials := figures.get("differentials"):
-        lines += _differential_lines(differentials, figures["slides"]["compared"], figures["median_cells"])
+        lines += _differential_lines(differentials, figures)
     return lines
 
 
-def _differential_lines(classes: Mapping[str, Any], slides: int, cells: Mapping[str, float]) -> list[tuple[str, str]]:
+def _differential_lines(classes: Mapping[str, Any], figures: Mapping[str, Any]) -> list[tuple[str, str]]:
     from cbctool.run.compare import MANY_SLIDES
 
     def span(interval: Sequence[float], digits: int) -> str:
         low, high = (_number(value, digits) for value in interval)
         return f" ({low} to {high})" if math.isfinite(sum(interval)) else ""
 
+    slides, cells = figures["slides"]["compared"], figures["median_cells"]
     few = f"; a comparison of methods asks for {MANY_SLIDES} or more (CLSI EP09)" if slides < MANY_SLIDES else ""
     medians = f"median of {_number(cells['manual'], 0)} cells by hand, {_number(cells['found'], 0)} here"
     lines = [("slides", f"{slides} compared, {medians}{few}")]
+    for maker in figures["made_by"]:
+        sha256 = f"sha256 {maker['weights_sha256'][:12]}…" if maker["weights_sha256"] else "not stated"
+        value = f"version {maker['version'] or 'not stated'}, weights {maker['weights']} ({sha256})".replace("  ", " ")
+        lines.append((f"{maker['slides']} made by", value))
     for name, f in classes.items():
         b, p, kappa = f["bland_altman"], f["passing_bablok"], f["kappa"]
         parts = [
@@ -420,6 +425,9 @@ def _crop_lines(f: Mapping[str, Any]) -> list[tuple[str, str]]:
         *((name, _number(f[name], 4)) for name in ("nll", "coverage")),
         ("selective_accuracy", f"{_number(f['selective_accuracy'], 4)} {span(f['selective_accuracy_interval'])}"),
     ]
+    as_cut = f["as_cut"]
+    value = f"accuracy {_number(as_cut['accuracy'], 4)}, coverage {_number(as_cut['coverage'], 4)}, selective_accuracy "
+    lines.append(("without white balance", value + _number(as_cut["selective_accuracy"], 4)))
     for name, row in f["per_class"].items():
         value = f"{_number(row['recall'])} {span(row['recall_interval'])} of {row['n']}, precision "
         lines.append((f"{name}, recall", value + _number(row["precision"])))
