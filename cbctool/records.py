@@ -349,6 +349,8 @@ class WeightsInfo:
     unknown_percentiles : tuple of float
         Percentiles 1, 50, 99 of the unknown-score of held-out cells of all classes alike; empty if not measured. They
         give the score a scale, so that "far above" means something.
+    white_balanced : bool
+        Whether the crops that it was taught had their background at white, and so need it; the study's had not.
     """
 
     name: str
@@ -365,6 +367,7 @@ class WeightsInfo:
     stain_od: tuple[tuple[float, ...], ...] = ()
     metrics: Mapping[str, float] = field(default_factory=dict)
     unknown_percentiles: tuple[float, ...] = ()
+    white_balanced: bool = True
 
 
 @dataclass(frozen=True, eq=False)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 FORMAT = "cbctool-weights-1"
 _KEY = "cbctool"
-_CROP_RULE = f"{CROP_UM:g} um window, {CROP_PX}x{CROP_PX} px, Pillow bicubic, background at white"
+_CROP_RULE = f"{CROP_UM:g} um window, {CROP_PX}x{CROP_PX} px, Pillow bicubic"
 _REFIT = "Fetch the file again, or use the weights shipped with cbctool by leaving --weights out."
 
 
@@ -148,7 +148,7 @@ def save_weights(
     header = {
         "format": FORMAT,
         "classes": [str(name) for name in CLASSES],
-        "crop": _CROP_RULE,
+        "crop": f"{_CROP_RULE}, {'background at white' if info.white_balanced else 'as photographed'}",
         "arguments": dict(arguments or {}),
         **values,
         "extra": dict(extra or {}),

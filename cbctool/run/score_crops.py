@@ -50,8 +50,8 @@ def score_bloodmnist(
     Returns
     -------
     dict
-        The figures of :func:`cbctool.classifier.metrics.evaluate` for crops normalised as ``analyze`` would, the same
-        under ``as_cut`` without that normalisation, and which weights made them.
+        The figures of :func:`cbctool.classifier.metrics.evaluate` for crops as ``analyze`` makes them for these weights,
+        normalised unless they were taught others; under ``as_cut`` the same without; and which weights made them.
 
     Raises
     ------
@@ -60,7 +60,7 @@ def score_bloodmnist(
     """
     classifier = Classifier(weights, device)
     crops, labels = read_npz_split(path, split)
-    scores = classifier.classify(normalise_crops(crops, progress))
+    scores = classifier.classify(normalise_crops(crops, progress) if classifier.info.white_balanced else crops)
     return _figures(classifier, scores, crops, labels) | {"source": path.name, "split": split}
 
 
@@ -87,7 +87,7 @@ def score_crop_folder(
     known = data.labels != UNKNOWN_LABEL
     if not known.any():
         raise UsageError(f"{folder} has no pictures of a known class.", "Give one sub-folder per class.")
-    scores = classifier.classify(data.crops)
+    scores = classifier.classify(data.crops if classifier.info.white_balanced else data.as_cut)
     of_known = Scores(scores.probabilities[known], scores.unknown[known])
     figures = _figures(classifier, of_known, data.as_cut[known], data.labels[known])
     called = calls_made(scores, classifier.info)

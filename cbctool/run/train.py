@@ -116,7 +116,8 @@ class TrainingData:
     ``train`` may have a margin around its windows; ``val`` and ``test`` are windows of 28 x 28. ``outliers`` are at the
     scale of ``train``; ``unknown`` are windows that set the threshold of the unknown-score, ``unknown_test`` those that
     it is judged on. ``listing`` has (picture, label, split) of a laboratory's pictures, those of test in their order;
-    ``at_random`` says that they were divided without regard to slide or patient.
+    ``at_random`` says that they were divided without regard to slide or patient; ``white_balanced`` that the background
+    of all is at white.
     """
 
     train: Pictures
@@ -129,6 +130,7 @@ class TrainingData:
     unknown_test: NDArray[np.uint8] | None = None
     listing: tuple[tuple[str, int, str], ...] = ()
     at_random: bool = False
+    white_balanced: bool = True
 
     @property
     def sha256(self) -> str:
@@ -345,6 +347,7 @@ def calibrate(trained: Trained, data: TrainingData, options: TrainOptions, name:
         confusion=(),
         unknown_percentiles=tuple(np.percentile(unknown, [1, 50, 99]).tolist()),
         stain_od=tuple(tuple(float(v) for v in row) for row in percentiles),
+        white_balanced=data.white_balanced,
     )
 
 
@@ -465,7 +468,8 @@ def prepare_bloodmnist(
         crops, labels = read_npz_split(path, split)
         parts[split] = Pictures(normalise_crops(crops, on_picture) if normalise else crops, labels, float(CROP_PX))
     source = "BloodMNIST (28 x 28), train split"
-    return TrainingData(parts["train"], parts["val"], parts["test"], source, licence="CC BY 4.0")
+    of_all = (parts["train"], parts["val"], parts["test"])
+    return TrainingData(*of_all, source, licence="CC BY 4.0", white_balanced=normalise)
 
 
 def bloodmnist_file(root: Path | None) -> Path:

@@ -143,7 +143,7 @@ def called_text(figures: Mapping[str, Any]) -> str:
 
 
 def blast_notes(extra: Mapping[str, Any]) -> list[str]:
-    """How far the unknown-score is still to be trusted; the figures are of 134 cells of BCCD and ALL-IDB1's blasts."""
+    """How far the unknown-score is still to be trusted."""
     notes = []
     if not extra["taught_unknown"]:
         notes.append(
@@ -151,13 +151,11 @@ def blast_notes(extra: Mapping[str, Any]) -> list[str]:
         )
     if extra["started_from"]:
         notes.append(
-            "Blasts stand out less after a refit: in the project's trial, on 134 cells of another laboratory, the "
-            "unknown-score's AUROC for them fell from 0.94 to 0.88, with red cells in unknown/ as without."
+            "Blasts stand out less after a refit than with the weights that it started from; how much less was not measured."
         )
     elif not extra["taught_unknown"]:
         notes.append(
-            "Without --init the unknown-score then says nothing: in the project's trial, on 134 cells, blasts and red "
-            "cells had lower scores than healthy leukocytes."
+            "Without --init the unknown-score then says nothing: blasts and red cells may look more usual than leukocytes."
         )
     return notes
 
