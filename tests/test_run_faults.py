@@ -87,6 +87,27 @@ def test_rights_lost_in_mid_run_lose_nothing(drawn_slides: Path, small_disk: Pat
     assert analyse(drawn_slides, Settings(out=out, jobs=1)).slides_done == 2
 
 
+def test_after_a_fault_no_worker_writes_on_behind_the_back_of_the_next_pass(drawn_slides: Path, tmp_path: Path) -> None:
+    slides, out, away = tmp_path / "slides", tmp_path / "out", tmp_path / "away"
+    slides.mkdir()
+    for i in range(12):
+        (slides / f"{i:02}.png").write_bytes((drawn_slides / "single.png").read_bytes() + bytes([i]))
+    told = []
+    with Analyser(Settings(out=out, jobs=2)) as analyser:
+        with pytest.raises(OutputError):
+            for outcome in analyser.run(discover_slides(slides).slides):
+                if isinstance(outcome, SlideDone):
+                    told.append(outcome.slide.name)
+                    if out.is_dir():
+                        out.rename(away)  # the share is gone
+                        out.touch()
+        out.unlink()
+        away.rename(out)
+        analyser._pool.submit(len, (), timeout_s=60).result()  # behind whatever was left
+        assert visible(out) == sorted(told)
+        assert sum(isinstance(o, SlideDone) for o in analyser.run(discover_slides(slides).slides)) == 12
+
+
 def test_weights_replaced_while_running_do_not_reach_a_result(drawn_slides: Path, tmp_path: Path) -> None:
     weights = tmp_path / "lab.safetensors"
     shutil.copy(default_weights(), weights)
