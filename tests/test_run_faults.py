@@ -93,14 +93,18 @@ def test_after_a_fault_no_worker_writes_on_behind_the_back_of_the_next_pass(draw
     for i in range(12):
         (slides / f"{i:02}.png").write_bytes((drawn_slides / "single.png").read_bytes() + bytes([i]))
     told = []
+
+    def until_the_share_is_gone(analyser: Analyser) -> None:
+        for outcome in analyser.run(discover_slides(slides).slides):
+            if isinstance(outcome, SlideDone):
+                told.append(outcome.slide.name)
+                if out.is_dir():
+                    out.rename(away)
+                    out.touch()
+
     with Analyser(Settings(out=out, jobs=2)) as analyser:
         with pytest.raises(OutputError):
-            for outcome in analyser.run(discover_slides(slides).slides):
-                if isinstance(outcome, SlideDone):
-                    told.append(outcome.slide.name)
-                    if out.is_dir():
-                        out.rename(away)  # the share is gone
-                        out.touch()
+            until_the_share_is_gone(analyser)
         out.unlink()
         away.rename(out)
         analyser._pool.submit(len, (), timeout_s=60).result()  # behind whatever was left

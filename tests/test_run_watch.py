@@ -21,11 +21,15 @@ import pytest
 from written import table
 
 from cbctool.errors import ExitCode, InputError, UsageError
+from cbctool.run import originals
 from cbctool.run import watch as room
+from cbctool.run.heartbeat import metrics_text
 from cbctool.run.journal import Journal, status_text
 from cbctool.run.manifest import hash_file, read_manifest
+from cbctool.run.originals import free_place, move
 from cbctool.run.pipeline import Analyser, Settings
-from cbctool.run.watch import WatchOptions, _events, _Watcher, free_place, metrics_text, move, watch
+from cbctool.run.service import StopWatching, file_events
+from cbctool.run.watch import WatchOptions, _Watcher, watch
 
 
 @contextmanager
@@ -215,7 +219,7 @@ def test_what_cannot_be_moved_is_moved_at_the_next_start(
     path = lab.put("later.png")
     lab.start(move_done=tmp_path / "done")
     with monkeypatch.context() as once:
-        once.setattr(room, "move", refused)
+        once.setattr(originals, "move", refused)
         lab.turn()
     assert "cannot be moved" in caplog.text
     assert Path(lab.journal.named("later").path) == path
@@ -510,7 +514,7 @@ def test_moving_over_file_systems_shows_nothing_half_copied(tmp_path: Path, monk
 def test_a_stop_while_an_original_is_taken_away_leaves_its_report_as_it_is(
     lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    near, remove = Path.rename, room._remove
+    near, remove = Path.rename, originals._remove
 
     def far(self: Path, target: Path) -> Path:
         if self.parent != target.parent:
@@ -520,7 +524,7 @@ def test_a_stop_while_an_original_is_taken_away_leaves_its_report_as_it_is(
     def half_removed(path: Path) -> None:
         if path.parent == lab.inbox and path.is_dir():
             next(path.iterdir()).unlink()
-            raise room.StopWatching
+            raise StopWatching
         remove(path)
 
     lab.start(move_done=tmp_path / "done")
@@ -528,8 +532,8 @@ def test_a_stop_while_an_original_is_taken_away_leaves_its_report_as_it_is(
     lab.put("halved/2.png")
     with monkeypatch.context() as over_a_network:
         over_a_network.setattr(Path, "rename", far)
-        over_a_network.setattr(room, "_remove", half_removed)
-        with pytest.raises(room.StopWatching):
+        over_a_network.setattr(originals, "_remove", half_removed)
+        with pytest.raises(StopWatching):
             lab.turn()
     lab.journal.hand_back()
     lab.start(move_done=tmp_path / "done")
@@ -585,13 +589,13 @@ def test_without_file_events_it_looks_at_intervals_and_says_so(
         raise OSError(number, "inotify limit reached")
 
     monkeypatch.setattr(Observer, step, limit)
-    with _events(tmp_path, wanted=True) as wake:
+    with file_events(tmp_path, wanted=True) as wake:
         assert not wake.is_set()
     assert "looking at intervals instead" in caplog.text
 
 
 def test_events_wake_the_loop_and_lost_ones_are_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with _events(tmp_path, wanted=True) as wake:
+    with file_events(tmp_path, wanted=True) as wake:
         (tmp_path / "a.png").write_bytes(b"1")
         assert wake.wait(30)
         logging.getLogger("watchdog.observers.inotify_c").warning("Inotify queue overflowed")

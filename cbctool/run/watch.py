@@ -1,48 +1,54 @@
 """``cbctool watch``: an inbox, the journal and the pipeline, for months.
 
-The loop is: look into the inbox, queue what has settled, analyse a batch of what is queued, write the tables, beat.
-Results are kept by the slides' own folders (:mod:`cbctool.run.manifest`), tries by the journal, and the file system's
-events only shorten the wait for the next look: a look every ``poll_s`` seconds finds whatever they missed (network
-shares, full queues, inotify limits).
+The loop is: look into the inbox, queue what has settled, analyse a batch of what is queued, write the tables, beat. The
+file system's events only shorten the wait for the next look: a look every ``poll_s`` seconds finds whatever they missed
+(network shares, full queues, inotify limits).
+
+Each thing that is known of a slide is known in one place:
+
+    inbox           what lies there and has come to rest    :mod:`cbctool.run.inbox`
+    report folder   that it is done, and from what          :mod:`cbctool.run.manifest`
+    journal         what was tried, where the original is   :mod:`cbctool.run.journal`
+    the loop        when a failed one is due, what the      in memory, so that it may be lost: a restart has everything
+                    tables lack                             told again, and writes the tables
+
+They are kept in step by the order of writing: the journal has a slide in hand before work on it begins, its report
+stands before the journal calls it done, and the journal knows its new place before the original is moved
+(:mod:`cbctool.run.originals`). A fault between any two is mended by the next look, since :func:`next_step` asks all of
+them.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import errno
 import itertools
 import json
 import logging
-import os
 import shutil
-import signal
-import threading
 import time
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from enum import Enum, auto
 from pathlib import Path
-from typing import Any
 
-from cbctool import __version__
 from cbctool.errors import CbctoolError, InputError, OutputError, UsageError
 from cbctool.imaging.read import printable
-from cbctool.imaging.whole_slide import companions
 from cbctool.records import Failure, Slide
 from cbctool.run import manifest
 from cbctool.run.analyse import with_twins_named, write_tables
 from cbctool.run.discover import clean_name, discover_slides, folder_name, with_row
+from cbctool.run.heartbeat import Heartbeat, served
 from cbctool.run.inbox import Inbox, Settled
 from cbctool.run.journal import Entry, Journal, State
+from cbctool.run.originals import Originals
 from cbctool.run.pipeline import Analyser, Outcome, Settings, SlideDone, SlideFailed, hash_inputs
+from cbctool.run.service import StopWatching, file_events, only_one, stoppable
 from cbctool.run.sheet import SHEET_NAME, SheetRow, read_sheet
 
 logger = logging.getLogger(__name__)
 
-LOCK = ".watch.lock"
-HEARTBEAT = "heartbeat.json"
 SET_ASIDE = "failed"
 
 BATCH = 32
@@ -51,6 +57,9 @@ workers idle for about one slide at the end of each."""
 
 SHORTEST_PAUSE_S = 0.5
 """Between two looks: a large copy into the inbox sends events without end."""
+
+BEAT_S = 5.0
+"""Between two beats while a batch is analysed."""
 
 REST_S = 30.0
 """After a report could not be written: a disk that is full is not tried with a batch of slides every few seconds."""
@@ -90,10 +99,6 @@ class WatchOptions:
     move_failed: Path | None = None
 
 
-class StopWatching(BaseException):
-    """SIGTERM: leave the loop wherever it is; not an error, so that nothing that handles errors swallows it."""
-
-
 def watch(
     inbox: Path,
     settings: Settings,
@@ -116,15 +121,15 @@ def watch(
             raise UsageError(f"{folder} lies inside the inbox {inbox}.", "Choose a folder outside it.")
     with (
         suppress(StopWatching),
-        _only_one(settings.out),
-        _stoppable(),
+        only_one(settings.out),
+        stoppable(),
         Journal(settings.out) as journal,
         Analyser(settings) as analyser,
-        _events(inbox, options.events) as wake,
+        file_events(inbox, options.events) as wake,
     ):
         watcher = _Watcher(inbox, journal, analyser, options, on_outcome)
         try:
-            with _metrics(options.metrics_port, watcher):
+            with served(options.metrics_port, watcher.heart):
                 while True:
                     wake.clear()
                     if not watcher.turn():
@@ -137,6 +142,42 @@ def watch(
         except BaseException:  # what is in hand counts as tried: it may be the cause
             watcher.beat("ended by an error")
             raise
+
+
+class Step(Enum):
+    """What is to be done about a slide that the inbox tells of."""
+
+    QUEUE = auto()  # new, changed, or its report is gone
+    REQUEUE = auto()  # it failed by being away, which is no try
+    WAIT = auto()  # it failed, and is tried again in its time
+    PUT_AWAY_DONE = auto()
+    PUT_AWAY_FAILED = auto()
+    NOTHING = auto()  # it is in the queue
+
+
+def next_step(before: Entry | None, signature: str, most_tries: int, reported: bool) -> Step:
+    """Tell what is to be done about a slide, from all that is known of it.
+
+    Parameters
+    ----------
+    before : Entry or None
+        What the journal has for its place in the inbox.
+    signature : str
+        What lies there now.
+    most_tries : int
+        After so many it is given up.
+    reported : bool
+        Whether its report stands.
+    """
+    if before is None or before.signature != signature:
+        return Step.QUEUE
+    if before.state == State.QUEUED:
+        return Step.NOTHING
+    if before.state == State.FAILED:
+        if before.attempts >= most_tries:
+            return Step.PUT_AWAY_FAILED
+        return Step.WAIT if before.attempts else Step.REQUEUE
+    return Step.PUT_AWAY_DONE if reported else Step.QUEUE
 
 
 class _Watcher:
@@ -155,20 +196,22 @@ class _Watcher:
         self.journal = journal
         self.analyser = analyser
         self.out = analyser.settings.out
+        self.originals = Originals(self.inbox, journal)
+        self.heart = Heartbeat(self.out, inbox)
         self.options = options
         self.on_outcome = on_outcome
         self.due: dict[str, float] = {}  # slide -> monotonic time of its next try
-        self.news: dict[
-            str, tuple[Failure, ...]
-        ] = {}  # slides that the tables lack in their last state; their failures
+        self.news: dict[str, tuple[Failure, ...]] = {}  # slides that the tables lack in their last state
         self.tables_due = True  # a crash may have come before the tables
-        self.counts: Mapping[str, int] = {}
-        self.last_beat = 0.0
-        self.beating = True
-        self.paused = ""
+        self.paused = ""  # why, while the loop waits
         self.rest_until = 0.0
         journal.recover()
         self.names = {_key(entry.slide): entry.slide for entry in journal.entries()}
+
+    @property
+    def most_tries(self) -> int:
+        """Tries after which a slide is set aside."""
+        return 1 + len(self.options.retry_waits_s)
 
     def turn(self) -> bool:
         """One look, and at most one batch of work; True where more is queued.
@@ -185,11 +228,13 @@ class _Watcher:
             if not self.paused:
                 logger.warning("waiting: %s", reason)
             self.paused = reason
+            self.heart.paused = True
             self.beat(f"waiting: {reason}")
             return False
         if self.paused:
             logger.warning("going on")
             self.paused = ""
+            self.heart.paused = False
         return busy
 
     def _turn(self) -> bool:
@@ -198,22 +243,8 @@ class _Watcher:
         if not self.inbox.reachable:
             self.beat("inbox unreachable")
             return False
-        if any(settled.path.name == SHEET_NAME for settled in arrived) and self.sheet.look():
-            self.inbox.tell_again()  # a slide whose row has changed has another signature now
-        try:
-            for settled in arrived:
-                self._queue(settled)
-        except (CbctoolError, OSError):
-            for settled in arrived:  # nothing that could not be written down is forgotten
-                self.inbox.forget(settled.path)
-            raise
-        if self.sheet.fault:
-            raise UsageError(self.sheet.fault)
-        for slide in [slide for slide, at in self.due.items() if at <= now]:
-            entry = self.journal.named(slide)
-            if entry is not None and entry.state == State.FAILED and self.inbox.holds(Path(entry.path)):
-                self.journal.requeue(slide)
-            del self.due[slide]
+        self._take_up(arrived)
+        self._requeue_what_is_due(now)
         if now < self.rest_until:
             raise OutputError(self.paused)
         batch = self._batch()
@@ -226,33 +257,57 @@ class _Watcher:
             self._write_tables()
         return bool(batch)
 
+    def beat(self, state: str) -> None:
+        """Say what the loop is at."""
+        counts = None
+        with suppress(OutputError):
+            counts = self.journal.counts()
+        self.heart.beat(state, counts)
+
     # ---------------------------------------------------------------------------------------------------- what to do
 
-    def _queue(self, settled: Settled) -> None:
+    def _take_up(self, arrived: Iterable[Settled]) -> None:
+        """Do what is next for each slide that has come to rest; a slide sheet that has, is read first."""
+        if any(settled.path.name == SHEET_NAME for settled in arrived) and self.sheet.look():
+            self.inbox.tell_again()  # a slide whose row has changed has another signature now
+        try:
+            for settled in arrived:
+                if settled.path.name != SHEET_NAME:
+                    self._take(settled)
+        except (CbctoolError, OSError):
+            for settled in arrived:  # nothing that could not be written down is forgotten
+                self.inbox.forget(settled.path)
+            raise
+        if self.sheet.fault:
+            raise UsageError(self.sheet.fault)
+
+    def _take(self, settled: Settled) -> None:
         path = settled.path
-        if path.name == SHEET_NAME:
-            return
         before = self.journal.at(path)
         name = before.slide if before is not None else self._name(path)
         signature = self._signature(settled, name)
-        if before is not None and before.signature == signature:
-            if before.state == State.FAILED:
-                if self._given_up(before):
-                    self._move(before, self.options.move_failed)
-                elif before.attempts:  # after a restart, or back with its share: not sooner than otherwise
-                    self.due.setdefault(name, self._next_try(before.attempts))
-                else:
-                    self.journal.requeue(name)
-                return
-            if before.state == State.QUEUED:
-                return
-            if manifest.read_manifest(self.out / folder_name(name)) is not None:
-                self._move(before, self.options.move_done)
-                return
-        self.journal.queue(name, path, signature)
-        self.names[_key(name)] = name
-        self.due.pop(name, None)
-        logger.info("%s: queued", name)
+        reported = before is not None and manifest.read_manifest(self.out / folder_name(name)) is not None
+        step = next_step(before, signature, self.most_tries, reported)
+        if before is None or step is Step.QUEUE:
+            self.journal.queue(name, path, signature)
+            self.names[_key(name)] = name
+            self.due.pop(name, None)
+            logger.info("%s: queued", name)
+        elif step is Step.REQUEUE:
+            self.journal.requeue(name)
+        elif step is Step.WAIT:  # after a restart, or back with its share: not sooner than otherwise
+            self.due.setdefault(name, self._next_try(before.attempts))
+        elif step is Step.PUT_AWAY_DONE:
+            self.originals.put_away(before, self.options.move_done)
+        elif step is Step.PUT_AWAY_FAILED:
+            self.originals.put_away(before, self.options.move_failed)
+
+    def _requeue_what_is_due(self, now: float) -> None:
+        for slide in [slide for slide, at in self.due.items() if at <= now]:
+            entry = self.journal.named(slide)
+            if entry is not None and entry.state == State.FAILED and self.inbox.holds(Path(entry.path)):
+                self.journal.requeue(slide)
+            del self.due[slide]
 
     def _signature(self, settled: Settled, name: str) -> str:
         """What a slide is redone for: its files, and what the slide sheet says of it."""
@@ -292,7 +347,7 @@ class _Watcher:
         for entry in self.journal.entries(State.QUEUED):
             if not self.inbox.holds(Path(entry.path)):
                 self.journal.fail(entry.slide, "no longer in the inbox")
-            elif self._given_up(entry):
+            elif entry.attempts >= self.most_tries:
                 reason = f"the program ended {entry.attempts} times while it was analysed"
                 self._failed(entry, (Failure(entry.slide, entry.path, reason, "Open it by hand."),), entry.attempts)
             elif entry.attempts:
@@ -311,9 +366,6 @@ class _Watcher:
         if free < self.options.min_free_bytes:
             return f"{free / 1e9:.2f} GB free in {self.out}, {self.options.min_free_bytes / 1e9:g} GB needed."
         return ""
-
-    def _given_up(self, entry: Entry) -> bool:
-        return entry.attempts > len(self.options.retry_waits_s)
 
     # ------------------------------------------------------------------------------------------------------ analysis
 
@@ -347,7 +399,7 @@ class _Watcher:
                     case SlideFailed(slide):
                         self._failed(entries[slide.name], (*beside[slide.name], *outcome.failures))
                 self.on_outcome(outcome)
-                if time.monotonic() - self.last_beat > 5.0:
+                if self.heart.age_s > BEAT_S:
                     self.beat("analysing")
         except (OutputError, OSError):  # disk full, rights lost
             self.rest_until = time.monotonic() + REST_S
@@ -390,7 +442,7 @@ class _Watcher:
         self.journal.finish(entry.slide, "; ".join(failure.error for failure in failures))
         self._note(entry.slide).unlink(missing_ok=True)
         self.news[entry.slide] = failures
-        self._move(entry, self.options.move_done)
+        self.originals.put_away(entry, self.options.move_done)
 
     def _failed(self, entry: Entry, failures: tuple[Failure, ...], tries: int | None = None) -> None:
         tries = tries or entry.attempts + 1
@@ -407,7 +459,7 @@ class _Watcher:
         advice = "Change or touch the file to have it tried again."
         manifest.write_atomically(note, f"{printable(entry.path)}\n{reason}\nTried {tries} times. {advice}\n")
         self.journal.fail(entry.slide, reason)
-        self._move(entry, self.options.move_failed)
+        self.originals.put_away(entry, self.options.move_failed)
 
     def _next_try(self, tries: int) -> float:
         return time.monotonic() + self.options.retry_waits_s[tries - 1]
@@ -426,55 +478,6 @@ class _Watcher:
         failures = list(itertools.chain.from_iterable(self.news.values()))
         write_tables(self.out, failed, failures, list(self.news), self.analyser)
         self.news, self.tables_due = {}, False
-
-    def _move(self, entry: Entry, folder: Path | None) -> None:
-        """Put a slide's original where it was asked to go, unless it has changed since it was analysed."""
-        source = Path(entry.path)
-        if folder is None or not self.inbox.holds(source):
-            return
-        settled = Settled(source, tuple(tuple(one) for one in json.loads(entry.signature)[0]))
-        if self.inbox.changed(settled):
-            return
-        target = free_place(source, folder, self._taken)
-        # Written down first: what is not moved after all comes again, and is known by its content. The other way round,
-        # what comes next to its place would be taken for it.
-        self.journal.moved(entry.slide, target.absolute())
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            move(source, target)
-        except OSError as error:
-            self.journal.moved(entry.slide, source)
-            if target.parent != folder:
-                with suppress(OSError):
-                    target.parent.rmdir()
-            logger.warning("%s: cannot be moved to %s: %s", printable(source), folder, error)
-
-    def _taken(self, place: Path) -> bool:
-        """Whether something lies at a place, or lay there: the journal has one slide to a path."""
-        return os.path.lexists(place) or self.journal.at(place.absolute()) is not None
-
-    # --------------------------------------------------------------------------------------------------------- health
-
-    def beat(self, state: str) -> None:
-        """Write ``heartbeat.json``: time, state, counts. A heartbeat that cannot be written is only logged, once."""
-        self.last_beat = time.monotonic()
-        with suppress(OutputError):
-            self.counts = self.journal.counts()
-        beat = {
-            "time": datetime.now(UTC).isoformat(timespec="seconds"),
-            "state": state,
-            "counts": dict(self.counts),
-            "inbox": str(self.inbox.folder),
-            "version": __version__,
-        }
-        try:
-            manifest.write_atomically(self.out / HEARTBEAT, json.dumps(beat) + "\n")
-        except OutputError as error:
-            if self.beating:
-                logger.warning("%s", error)
-            self.beating = False
-        else:
-            self.beating = True
 
 
 class _Sheet:
@@ -514,87 +517,6 @@ class _Sheet:
         return [] if row is None else list(dataclasses.asdict(dataclasses.replace(row, row=0)).values())
 
 
-def free_place(source: Path, folder: Path, taken: Callable[[Path], bool] = os.path.lexists) -> Path:
-    """Where a slide's original goes in a folder: under its own name or a numbered one that is not ``taken``.
-
-    A whole-slide file of many files, which name one another, keeps its name in a folder of its own.
-    """
-    if _parts(source):
-        places = (folder / name / source.name for name in _numbered(source.stem, ""))
-        return next(place for place in places if not (os.path.lexists(place.parent) or taken(place)))
-    return next(place for name in _numbered(source.stem, source.suffix) if not taken(place := folder / name))
-
-
-def _parts(source: Path) -> list[Path]:
-    """The other files of a whole-slide file that are there."""
-    return sorted(path for path in companions(source) if path.exists())
-
-
-def _numbered(stem: str, suffix: str) -> Iterator[str]:
-    """A name, and what it is called where others have it."""
-    yield f"{stem}{suffix}"
-    yield from (f"{stem}-{number}{suffix}" for number in itertools.count(2))
-
-
-def move(source: Path, target: Path) -> None:
-    """Move a slide's original, with the other files of a whole-slide file, to a place that is free.
-
-    Over file systems it is copied and removed under a hidden name, so that nothing half-copied or half-removed is ever
-    taken for the whole.
-
-    Raises
-    ------
-    OSError
-        If it cannot be moved; the original then still lies where it was.
-    """
-    moved: list[tuple[Path, Path]] = []
-    try:
-        for part in (*_parts(source), source):
-            place = target if part == source else target.parent / part.name
-            _rename(part, place)
-            moved.append((part, place))
-    except OSError:
-        for part, place in moved:
-            with suppress(OSError):
-                _rename(place, part)
-        raise
-
-
-def _rename(source: Path, target: Path) -> None:
-    try:
-        source.rename(target)
-        return
-    except OSError as error:
-        if error.errno != errno.EXDEV:
-            raise
-    hidden = target.with_name(f".moving-{folder_name(target.name)}")
-    _remove(hidden)
-    try:
-        if source.is_dir():
-            shutil.copytree(source, hidden, symlinks=True)
-        else:
-            shutil.copy2(source, hidden, follow_symlinks=False)
-        hidden.rename(target)
-    except BaseException:
-        _remove(hidden)
-        raise
-    gone = free_place(source.with_name(f".moved-{folder_name(source.name)}"), source.parent)
-    try:
-        source.rename(gone)
-    except OSError:
-        _remove(target)
-        raise
-    with suppress(OSError):
-        _remove(gone)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
 def _key(name: str) -> str:
     """By what two names are the same folder on every file system."""
     return folder_name(unicodedata.normalize("NFC", name)).casefold()
@@ -605,129 +527,3 @@ def _all_there(slide: Slide) -> bool:
     with suppress(OSError):
         return all(path.stat() is not None for path in slide.paths)
     return False
-
-
-@contextmanager
-def _only_one(out: Path) -> Iterator[None]:
-    """A lock of the operating system, which a crash does not leave behind."""
-    from filelock import FileLock, Timeout
-
-    manifest.prepare_output(out, clear=False)
-    lock = FileLock(out / LOCK, timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise OutputError(
-            f"{out}: another `cbctool watch` writes there.", "Stop it first, or choose another --out."
-        ) from None
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-@contextmanager
-def _stoppable() -> Iterator[None]:
-    """SIGTERM ends the watch; on Windows, Ctrl-Break as well."""
-
-    def stop(*_: object) -> None:
-        raise StopWatching
-
-    numbers = [signal.SIGTERM, *([signal.SIGBREAK] if hasattr(signal, "SIGBREAK") else [])]
-    previous = {number: signal.signal(number, stop) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-class _LostEvents(logging.Handler):
-    """Says in our own log what the event library complains of, such as a full queue."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        logger.warning("file events: %s; the next look finds what they missed", record.getMessage())
-
-
-@contextmanager
-def _events(inbox: Path, wanted: bool) -> Iterator[threading.Event]:
-    """An event that wakes the loop when the file system tells of a change; where it does not, nothing ever sets it.
-
-    Only the inbox itself is observed, not the folders in it: one watch of the system's limited number, however many
-    slides there are. What changes in a folder is found at the next look.
-    """
-    wake = threading.Event()
-    if not wanted:
-        yield wake
-        return
-    from watchdog.events import FileSystemEvent, FileSystemEventHandler
-    from watchdog.observers import Observer
-
-    class Wake(FileSystemEventHandler):
-        def on_any_event(self, event: FileSystemEvent) -> None:
-            if event.event_type not in ("opened", "closed_no_write"):
-                wake.set()
-
-    told = _LostEvents(logging.WARNING)
-    library = logging.getLogger("watchdog")
-    try:
-        observer = Observer()
-        observer.schedule(Wake(), str(inbox), recursive=False)
-        observer.start()
-    except OSError as error:  # inotify's limits, or a file system without events
-        logger.warning("no file events from %s (%s); looking at intervals instead", inbox, error)
-        yield wake
-        return
-    library.addHandler(told)
-    try:
-        yield wake
-    finally:
-        library.removeHandler(told)
-        observer.stop()
-        observer.join()
-
-
-@contextmanager
-def _metrics(port: int | None, watcher: _Watcher) -> Iterator[None]:
-    """Serve counts as Prometheus text on the loopback interface."""
-    if port is None:
-        yield
-        return
-    from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-
-    class Handler(BaseHTTPRequestHandler):
-        timeout = 10  # a client that says nothing holds no thread for ever
-
-        def do_GET(self) -> None:
-            body = metrics_text(watcher.counts, time.monotonic() - watcher.last_beat, bool(watcher.paused)).encode()
-            self.send_response(200)
-            self.send_header("Content-Type", "text/plain; version=0.0.4")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *args: Any) -> None:
-            logger.debug(format, *args)
-
-    try:
-        server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
-    except OSError as error:
-        raise UsageError(f"--metrics-port {port}: cannot be used ({error.strerror}).", "Choose another.") from error
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        server.shutdown()
-        server.server_close()
-
-
-def metrics_text(counts: Mapping[str, int], beat_age_s: float, paused: bool) -> str:
-    """Prometheus' text format."""
-    lines = ["# HELP cbctool_slides Slides of the journal by state.", "# TYPE cbctool_slides gauge"]
-    lines += [f'cbctool_slides{{state="{state}"}} {number}' for state, number in counts.items()]
-    lines += ["# HELP cbctool_heartbeat_age_seconds Time since the last heartbeat."]
-    lines += ["# TYPE cbctool_heartbeat_age_seconds gauge", f"cbctool_heartbeat_age_seconds {beat_age_s:.1f}"]
-    lines += ["# HELP cbctool_paused Whether the watch waits for space or rights.", "# TYPE cbctool_paused gauge"]
-    lines += [f"cbctool_paused {int(paused)}"]
-    return "\n".join(lines) + "\n"
