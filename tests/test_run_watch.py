@@ -16,20 +16,21 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from written import table
 
-from cbctool.errors import ExitCode, InputError, UsageError
+from cbctool.errors import ExitCode, InputError, OutputError, UsageError
 from cbctool.run import originals
 from cbctool.run import watch as room
 from cbctool.run.heartbeat import metrics_text
-from cbctool.run.journal import Journal, status_text
+from cbctool.run.journal import Entry, Journal, State, status_text
 from cbctool.run.manifest import hash_file, read_manifest
 from cbctool.run.originals import free_place, move
 from cbctool.run.pipeline import Analyser, Settings
 from cbctool.run.service import StopWatching, file_events
-from cbctool.run.watch import WatchOptions, _Watcher, watch
+from cbctool.run.watch import Step, WatchOptions, _Watcher, next_step, watch
 
 
 @contextmanager
@@ -122,6 +123,34 @@ def test_bad_folders_are_refused(tmp_path: Path) -> None:
         watch(tmp_path / "in", Settings(out=tmp_path / "in" / "out"))
 
 
+def test_what_no_waiting_mends_ends_the_watch_at_the_start(inbox: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cuda:99"):
+        watch(inbox, Settings(out=tmp_path / "out", jobs=1, device="cuda:99"))
+
+
+def entry(state: State, attempts: int = 1, signature: str = "now") -> Entry:
+    return Entry("a", "in/a.png", signature, state, "", attempts, "", "", "")
+
+
+@pytest.mark.parametrize(
+    ("before", "reported", "step"),
+    [
+        (None, False, Step.QUEUE),
+        (None, True, Step.QUEUE),
+        *((entry(state, signature="before"), True, Step.QUEUE) for state in State),
+        *((entry(state), reported, Step.NOTHING) for state in (State.QUEUED, State.RUNNING) for reported in (0, 1)),
+        (entry(State.DONE), True, Step.PUT_AWAY_DONE),
+        (entry(State.DONE), False, Step.QUEUE),  # its report is gone
+        (entry(State.FAILED, 0), False, Step.REQUEUE),
+        (entry(State.FAILED, 1), True, Step.WAIT),
+        (entry(State.FAILED, 3), False, Step.WAIT),
+        (entry(State.FAILED, 4), False, Step.PUT_AWAY_FAILED),
+    ],
+)
+def test_what_is_next_for_a_slide(before: Entry | None, reported: bool, step: Step) -> None:
+    assert next_step(before, "now", 4, reported) is step
+
+
 # ----------------------------------------------------------------------------- one look after the other, by hand
 
 
@@ -208,6 +237,85 @@ def test_originals_that_a_person_took_out_of_the_done_folder_give_their_reports_
     assert names == ["image2.png", "image2-2.png", "image2-3.png"]
     assert lab.states() == {"image2": "done", "image2.png": "done", "image2-2": "done"}
     assert all(lab.result(slide)["supersedes"] == "" for slide in lab.states())
+
+
+def test_a_report_that_cannot_be_read_is_not_given_to_another_slide(lab: Lab, tmp_path: Path) -> None:
+    lab.start(move_done=tmp_path / "done")
+    lab.put("image3.png", "patient A")
+    lab.turn()
+    manifest = lab.out / "image3" / "manifest.json"
+    whole = manifest.read_bytes()
+    manifest.write_bytes(b"")  # as a power cut leaves it, or while a virus scanner holds it
+    lab.put("image3.png", "patient B")
+    lab.turn()
+    manifest.write_bytes(whole)
+    assert lab.states() == {"image3": "done", "image3.png": "done"}
+    assert lab.result("image3.png")["supersedes"] == ""
+
+
+def test_slides_that_come_together_are_written_down_together_and_all_or_none(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(9):
+        lab.put(f"many{number}.png")
+    lab.watcher.options = WatchOptions(min_free_bytes=1 << 60)
+    said: list[str] = []
+    lab.journal._db.set_trace_callback(said.append)
+    queue = lab.journal.queue
+
+    def fault(slide: str, *rest: Any) -> None:
+        queue(slide, *rest)
+        if slide == "many5":
+            raise OutputError("locked")
+
+    with monkeypatch.context() as once:
+        once.setattr(lab.journal, "queue", fault)
+        lab.turn()
+    assert lab.states() == {}
+    lab.turn()
+    assert said.count("COMMIT") == 1
+    assert list(lab.states().values()) == ["queued"] * 9
+
+
+def test_a_note_that_cannot_be_written_stops_nobody(lab: Lab, caplog: pytest.LogCaptureFixture) -> None:
+    lab.start(retry_waits_s=())
+    (lab.out / "failed" / "a1.txt").mkdir(parents=True)  # it can neither be replaced nor removed
+    (lab.inbox / "a1.png").write_bytes(b"broken")
+    lab.put("a2.png")
+    lab.turn()
+    assert lab.states() == {"a1": "failed", "a2": "done"}
+    assert "a1.txt" in caplog.text
+    lab.put("a1.png")
+    lab.turn()
+    assert lab.states() == {"a1": "done", "a2": "done"}
+    (lab.out / "failed" / "a1.txt").rmdir()
+
+
+def test_a_journal_that_fails_in_mid_batch_costs_no_slide_its_report(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(3):
+        lab.put(f"mid{number}.png")
+    finish = lab.journal.finish
+
+    def locked_once(slide: str, reason: str) -> None:
+        monkeypatch.setattr(lab.journal, "finish", finish)
+        raise OutputError("locked")
+
+    monkeypatch.setattr(lab.journal, "finish", locked_once)
+    lab.turn()
+    assert lab.watcher.paused == "locked"
+    assert sorted(lab.states().values()) == ["done", "done", "queued"]
+    assert {path.parent.name for path in lab.out.glob("mid*/manifest.json")} == {"mid0", "mid1", "mid2"}
+    lab.watcher.rest_until = 0.0
+    lab.turn()
+    assert set(lab.states().values()) == {"done"}
+
+
+def test_what_goes_before_it_is_opened_is_no_try(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = lab.put("fleeting.png")
+    batch = lab.watcher._batch
+    monkeypatch.setattr(lab.watcher, "_batch", lambda: (batch(), path.unlink(missing_ok=True))[0])
+    lab.turn()
+    assert lab.journal.named("fleeting").attempts == 0
 
 
 def test_what_cannot_be_moved_is_moved_at_the_next_start(

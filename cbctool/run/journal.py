@@ -126,10 +126,25 @@ class Journal:
                 "Check the folder's rights and free space, and that nothing else holds the file.",
             ) from error
 
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Write everything inside by one wait for the disk; an error inside takes all of it back."""
+        if self._db.in_transaction:
+            yield
+            return
+        with self._explained():
+            self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            with self._explained():
+                self._db.execute("COMMIT")
+        finally:
+            if self._db.in_transaction:
+                self._db.rollback()
+
     def queue(self, slide: str, path: Path, signature: str) -> None:
         """A new or changed slide is waiting; its attempts start anew."""
-        with self._explained(), self._db:
-            self._db.execute("BEGIN IMMEDIATE")
+        with self.at_once(), self._explained():
             self._db.execute("DELETE FROM slides WHERE path = ? OR slide = ?", (_stored(path), slide))
             self._db.execute(
                 "INSERT INTO slides (slide, path, signature, state, queued_at) VALUES (?, ?, ?, ?, ?)",

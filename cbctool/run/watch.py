@@ -24,10 +24,11 @@ import dataclasses
 import itertools
 import json
 import logging
+import os
 import shutil
 import time
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -58,8 +59,12 @@ workers idle for about one slide at the end of each."""
 SHORTEST_PAUSE_S = 0.5
 """Between two looks: a large copy into the inbox sends events without end."""
 
+TAKEN_AT_ONCE = 500
+"""Slides that the journal takes up by one write to the disk: of 10,000 that come together, each waits 1-20 ms for its
+own."""
+
 BEAT_S = 5.0
-"""Between two beats while a batch is analysed."""
+"""Between two beats in the midst of work."""
 
 REST_S = 30.0
 """After a report could not be written: a disk that is full is not tried with a batch of slides every few seconds."""
@@ -129,6 +134,8 @@ def watch(
     ):
         watcher = _Watcher(inbox, journal, analyser, options, on_outcome)
         try:
+            watcher.beat("loading the network")
+            _ = analyser.classifier  # no waiting mends a device or a network that is not there
             with served(options.metrics_port, watcher.heart):
                 while True:
                     wake.clear()
@@ -152,7 +159,7 @@ class Step(Enum):
     WAIT = auto()  # it failed, and is tried again in its time
     PUT_AWAY_DONE = auto()
     PUT_AWAY_FAILED = auto()
-    NOTHING = auto()  # it is in the queue
+    NOTHING = auto()  # it is in the queue or in hand
 
 
 def next_step(before: Entry | None, signature: str, most_tries: int, reported: bool) -> Step:
@@ -171,7 +178,7 @@ def next_step(before: Entry | None, signature: str, most_tries: int, reported: b
     """
     if before is None or before.signature != signature:
         return Step.QUEUE
-    if before.state == State.QUEUED:
+    if before.state in (State.QUEUED, State.RUNNING):
         return Step.NOTHING
     if before.state == State.FAILED:
         if before.attempts >= most_tries:
@@ -264,16 +271,24 @@ class _Watcher:
             counts = self.journal.counts()
         self.heart.beat(state, counts)
 
+    def _beat_on(self, state: str) -> None:
+        """The same in the midst of long work, now and then."""
+        if self.heart.age_s > BEAT_S:
+            self.beat(state)
+
     # ---------------------------------------------------------------------------------------------------- what to do
 
-    def _take_up(self, arrived: Iterable[Settled]) -> None:
+    def _take_up(self, arrived: Sequence[Settled]) -> None:
         """Do what is next for each slide that has come to rest; a slide sheet that has, is read first."""
         if any(settled.path.name == SHEET_NAME for settled in arrived) and self.sheet.look():
             self.inbox.tell_again()  # a slide whose row has changed has another signature now
         try:
-            for settled in arrived:
-                if settled.path.name != SHEET_NAME:
-                    self._take(settled)
+            for first in range(0, len(arrived), TAKEN_AT_ONCE):
+                with self.journal.at_once():
+                    closed = [self._take(settled) for settled in arrived[first : first + TAKEN_AT_ONCE]]
+                for entry, folder in filter(None, closed):  # now that the journal is written
+                    self.originals.put_away(entry, folder)
+                self._beat_on("taking up")
         except (CbctoolError, OSError):
             for settled in arrived:  # nothing that could not be written down is forgotten
                 self.inbox.forget(settled.path)
@@ -281,8 +296,11 @@ class _Watcher:
         if self.sheet.fault:
             raise UsageError(self.sheet.fault)
 
-    def _take(self, settled: Settled) -> None:
+    def _take(self, settled: Settled) -> tuple[Entry, Path | None] | None:
+        """Do what is next for a slide; of one whose original has served, tell where that goes."""
         path = settled.path
+        if path.name == SHEET_NAME:
+            return None
         before = self.journal.at(path)
         name = before.slide if before is not None else self._name(path)
         signature = self._signature(settled, name)
@@ -298,9 +316,10 @@ class _Watcher:
         elif step is Step.WAIT:  # after a restart, or back with its share: not sooner than otherwise
             self.due.setdefault(name, self._next_try(before.attempts))
         elif step is Step.PUT_AWAY_DONE:
-            self.originals.put_away(before, self.options.move_done)
+            return before, self.options.move_done
         elif step is Step.PUT_AWAY_FAILED:
-            self.originals.put_away(before, self.options.move_failed)
+            return before, self.options.move_failed
+        return None
 
     def _requeue_what_is_due(self, now: float) -> None:
         for slide in [slide for slide, at in self.due.items() if at <= now]:
@@ -326,8 +345,10 @@ class _Watcher:
             entry = self.journal.named(self.names.get(_key(name), ""))
             if entry is not None and self.inbox.holds(Path(entry.path)):
                 continue
-            done = manifest.read_manifest(self.out / folder_name(name))
-            if done is None or done.content_sha256 == self._content(path):
+            place = self.out / folder_name(name)
+            done = manifest.read_manifest(place)
+            its_own = done is not None and done.content_sha256 == self._content(path)
+            if its_own or not _there(place):  # what cannot be read may be anybody's report
                 return entry.slide if entry is not None else name
         raise AssertionError("numbers do not end")
 
@@ -370,6 +391,7 @@ class _Watcher:
     # ------------------------------------------------------------------------------------------------------ analysis
 
     def _analyse(self, batch: list[Entry]) -> None:
+        fault: OutputError | OSError | None = None
         entries = {entry.slide: entry for entry in batch}
         beside: dict[str, tuple[Failure, ...]] = {}  # files of a slide's folder that are no fields, and should be
         slides = []
@@ -377,34 +399,44 @@ class _Watcher:
             try:
                 slide, beside[entry.slide] = self._discovered(Path(entry.path), entry.slide)
             except CbctoolError as error:
-                self.journal.start(entry.slide)
-                self._failed(entry, (Failure(entry.slide, entry.path, error.message, error.advice),))
+                if os.path.lexists(entry.path):  # otherwise the next look says what has become of it
+                    self.journal.start(entry.slide)
+                    self._failed(entry, (Failure(entry.slide, entry.path, error.message, error.advice),))
             else:
                 slides.append(slide)
 
         def in_hand() -> Iterator[Slide]:
             for slide in with_twins_named(slides, self.out):
-                if self._short_of_space():
+                if fault or self._short_of_space():
                     return
                 self.journal.start(slide.name)
                 yield slide
 
         try:
             for outcome in self.analyser.run(in_hand()):
-                match outcome:
-                    case SlideDone(slide) | SlideFailed(slide) if outcome.failures and not _all_there(slide):
-                        self.journal.give_back(slide.name)  # the share dropped out under it
-                    case SlideDone(slide):
-                        self._done(entries[slide.name], (*beside[slide.name], *outcome.failures))
-                    case SlideFailed(slide):
-                        self._failed(entries[slide.name], (*beside[slide.name], *outcome.failures))
-                self.on_outcome(outcome)
-                if self.heart.age_s > BEAT_S:
-                    self.beat("analysing")
+                try:
+                    if isinstance(outcome, SlideDone | SlideFailed):
+                        name = outcome.slide.name
+                        self._came_to(entries[name], outcome, beside[name])
+                    self.on_outcome(outcome)
+                except (OutputError, OSError) as error:  # what is in hand is finished, nothing more is begun
+                    fault = fault or error
+                self._beat_on("analysing")
+            if fault:
+                raise fault
         except (OutputError, OSError):  # disk full, rights lost
             self.rest_until = time.monotonic() + REST_S
             self.journal.hand_back()
             raise
+
+    def _came_to(self, entry: Entry, outcome: SlideDone | SlideFailed, beside: tuple[Failure, ...]) -> None:
+        failures = (*beside, *outcome.failures)
+        if outcome.failures and not _all_there(outcome.slide):
+            self.journal.give_back(entry.slide)  # the share dropped out under it
+        elif isinstance(outcome, SlideDone):
+            self._done(entry, failures)
+        else:
+            self._failed(entry, failures)
 
     def _discovered(self, path: Path, name: str) -> tuple[Slide, tuple[Failure, ...]]:
         """A path of the inbox as a slide of that name, with its row of the sheet, and what in it is no field.
@@ -440,33 +472,38 @@ class _Watcher:
 
     def _done(self, entry: Entry, failures: tuple[Failure, ...]) -> None:
         self.journal.finish(entry.slide, "; ".join(failure.error for failure in failures))
-        self._note(entry.slide).unlink(missing_ok=True)
         self.news[entry.slide] = failures
+        self._note(entry.slide, None)
         self.originals.put_away(entry, self.options.move_done)
 
     def _failed(self, entry: Entry, failures: tuple[Failure, ...], tries: int | None = None) -> None:
         tries = tries or entry.attempts + 1
         reason = "; ".join(f"{failure.error} {failure.advice}" for failure in failures) or "nothing to analyse"
+        self.journal.fail(entry.slide, reason)
         self.news[entry.slide] = failures
-        if tries <= len(self.options.retry_waits_s):
+        if tries < self.most_tries:
             logger.warning("%s: try %d failed: %s", entry.slide, tries, reason)
-            self.journal.fail(entry.slide, reason)
             self.due[entry.slide] = self._next_try(tries)
             return
         logger.error("%s: set aside after %d tries: %s", entry.slide, tries, reason)
-        note = self._note(entry.slide)
-        note.parent.mkdir(exist_ok=True)
         advice = "Change or touch the file to have it tried again."
-        manifest.write_atomically(note, f"{printable(entry.path)}\n{reason}\nTried {tries} times. {advice}\n")
-        self.journal.fail(entry.slide, reason)
+        self._note(entry.slide, f"{printable(entry.path)}\n{reason}\nTried {tries} times. {advice}\n")
         self.originals.put_away(entry, self.options.move_failed)
 
     def _next_try(self, tries: int) -> float:
         return time.monotonic() + self.options.retry_waits_s[tries - 1]
 
-    def _note(self, slide: str) -> Path:
-        """Where the reason stands for which a slide was set aside."""
-        return self.out / SET_ASIDE / f"{folder_name(slide)}.txt"
+    def _note(self, slide: str, text: str | None) -> None:
+        """Write down for people why a slide was set aside, or (None) take that back; the journal has it as well."""
+        note = self.out / SET_ASIDE / f"{folder_name(slide)}.txt"
+        try:
+            if text is None:
+                note.unlink(missing_ok=True)
+            else:
+                note.parent.mkdir(exist_ok=True)
+                manifest.write_atomically(note, text)
+        except (OutputError, OSError) as error:  # somebody has it open: no reason to stop
+            logger.warning("%s: %s", note, error)
 
     def _write_tables(self) -> None:
         """The tables over all slides; what cannot be written now (open in a spreadsheet, disk full) is next time."""
@@ -520,6 +557,15 @@ class _Sheet:
 def _key(name: str) -> str:
     """By what two names are the same folder on every file system."""
     return folder_name(unicodedata.normalize("NFC", name)).casefold()
+
+
+def _there(path: Path) -> bool:
+    """Whether something lies at a path; an error where that cannot be told."""
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _all_there(slide: Slide) -> bool:
