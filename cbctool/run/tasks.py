@@ -213,7 +213,8 @@ def slide_result(evidence: SlideEvidence, context: RunContext) -> SlideResult:
             came_to = dict.fromkeys(evidence.places, TileUse.FAILED) | uses
             tiles = fill_map(evidence.tiles, {evidence.places[name]: use for name, use in came_to.items()})
             mapped = {name for name, use in uses.items() if use in (TileUse.TOO_THICK, TileUse.TOO_THIN)}
-        twins = seam_twins([o.cell for o in observations], [o.field for o in observations], SEAM_UM / um_per_px)
+        out = {summary.name for summary in fields if not summary.quality.fit}
+        twins = seam_twins([o.cell for o in observations], [o.field for o in observations], SEAM_UM / um_per_px, out)
         observations = [o for i, o in enumerate(observations) if i not in twins]
     # The map of a slide shows where its monolayer ends; that is nothing to be warned of.
     unfit = [summary for summary in fields if not summary.quality.fit and summary.name not in mapped]
