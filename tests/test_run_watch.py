@@ -22,7 +22,7 @@ import pytest
 from written import table
 
 from cbctool.errors import ExitCode, InputError, OutputError, UsageError
-from cbctool.run import originals
+from cbctool.run import manifest, originals
 from cbctool.run import watch as room
 from cbctool.run.heartbeat import metrics_text
 from cbctool.run.journal import Entry, Journal, State, status_text
@@ -619,10 +619,35 @@ def test_moving_over_file_systems_shows_nothing_half_copied(tmp_path: Path, monk
     assert not (tmp_path / "a.png").exists()
 
 
+def test_a_copy_is_on_the_disk_before_the_original_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    near, fsync = Path.rename, os.fsync
+    events: list[str] = []
+
+    def far(self: Path, target: Path) -> Path:
+        if self.parent != target.parent:
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        events.append(f"{self.name} -> {target.name}")
+        return near(self, target)
+
+    def flushed(number: int) -> None:
+        events.append(Path(f"/proc/self/fd/{number}").readlink().name)
+        fsync(number)
+
+    monkeypatch.setattr(Path, "rename", far)
+    monkeypatch.setattr(os, "fsync", flushed)
+    (tmp_path / "done").mkdir()
+    (tmp_path / "slide").mkdir()
+    for name in ("1.png", "2.png"):
+        (tmp_path / "slide" / name).write_bytes(b"1")
+    move(tmp_path / "slide", tmp_path / "done" / "slide")
+    assert sorted(events[:2]) == ["1.png", "2.png"]
+    assert events[2:] == [".moving-slide -> slide", "done", "slide -> .moved-slide"]
+
+
 def test_a_stop_while_an_original_is_taken_away_leaves_its_report_as_it_is(
     lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    near, remove = Path.rename, originals._remove
+    near, remove = Path.rename, manifest.remove
 
     def far(self: Path, target: Path) -> Path:
         if self.parent != target.parent:
@@ -640,7 +665,7 @@ def test_a_stop_while_an_original_is_taken_away_leaves_its_report_as_it_is(
     lab.put("halved/2.png")
     with monkeypatch.context() as over_a_network:
         over_a_network.setattr(Path, "rename", far)
-        over_a_network.setattr(originals, "_remove", half_removed)
+        over_a_network.setattr(manifest, "remove", half_removed)
         with pytest.raises(StopWatching):
             lab.turn()
     lab.journal.hand_back()

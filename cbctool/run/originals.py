@@ -19,6 +19,7 @@ from pathlib import Path
 
 from cbctool.imaging.read import printable
 from cbctool.imaging.whole_slide import companions
+from cbctool.run import manifest
 from cbctool.run.discover import folder_name
 from cbctool.run.inbox import Inbox, Settled
 from cbctool.run.journal import Entry, Journal
@@ -115,28 +116,23 @@ def _rename(source: Path, target: Path) -> None:
         if error.errno != errno.EXDEV:
             raise
     hidden = target.with_name(f".moving-{folder_name(target.name)}")
-    _remove(hidden)
+    manifest.remove(hidden)
     try:
         if source.is_dir():
             shutil.copytree(source, hidden, symlinks=True)
         else:
             shutil.copy2(source, hidden, follow_symlinks=False)
+        manifest.flush(hidden)  # a power cut must not find the original gone and the copy empty, or still hidden
         hidden.rename(target)
+        manifest.flush_names(target.parent)
     except BaseException:
-        _remove(hidden)
+        manifest.remove(hidden)
         raise
     gone = free_place(source.with_name(f".moved-{folder_name(source.name)}"), source.parent)
     try:
         source.rename(gone)
     except OSError:
-        _remove(target)
+        manifest.remove(target)
         raise
     with suppress(OSError):
-        _remove(gone)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+        manifest.remove(gone)

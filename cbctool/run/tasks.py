@@ -141,8 +141,6 @@ def report_slide_task(evidence: SlideEvidence, context: RunContext) -> dict[str,
     OutputError
         Where the output folder cannot be written to; nothing half-written is left visible.
     """
-    import shutil
-
     from cbctool import report
     from cbctool.hematology import flags
     from cbctool.run import manifest
@@ -181,7 +179,7 @@ def report_slide_task(evidence: SlideEvidence, context: RunContext) -> dict[str,
         ) from error
     finally:
         if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
+            manifest.discard(folder)
     return row
 
 
