@@ -179,6 +179,34 @@ def test_watch_waits_for_a_locked_journal_and_for_space(drawn_slides: Path, tmp_
         assert journal.counts()["done"] == 1
 
 
+def test_a_clock_that_jumps_forward_costs_no_field(
+    drawn_slides: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = time.time
+
+    class Jumping:
+        """The analyser's pool; the clock is put forward by a day while the first field is in hand."""
+
+        def __init__(self, pool: Pool) -> None:
+            self.pool, self.width = pool, pool.width
+
+        def submit(self, function: Callable[..., Any], *arguments: Any, timeout_s: float) -> Future[Any]:
+            if time.time is not clock or function is not analyse_field_task:
+                return self.pool.submit(function, *arguments, timeout_s=timeout_s)
+            future = self.pool.submit(time.sleep, 30, timeout_s=timeout_s)
+            while not any(task.started for task in self.pool._pool._pool_manager.task_manager.tasks.values()):
+                os.sched_yield()
+            monkeypatch.setattr(time, "time", lambda: clock() + 86_400)
+            return future
+
+    with Analyser(Settings(out=tmp_path / "out", jobs=1)) as analyser:
+        pool, analyser._pool = analyser._pool, Jumping(analyser._pool)
+        outcomes = list(analyser.run(discover_slides(drawn_slides).slides))
+        analyser._pool = pool
+    assert sorted(one.slide.name for one in outcomes if isinstance(one, SlideDone)) == ["single", "two-fields"]
+    assert not any(one.failures for one in outcomes if isinstance(one, SlideDone))
+
+
 def test_a_clock_that_jumps_back_changes_nothing(
     drawn_slides: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
