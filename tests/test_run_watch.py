@@ -568,6 +568,30 @@ def test_tables_that_cannot_be_written_now_are_written_at_the_next_look(
     assert any(row["slide"] == "spoilt" for row in table(lab.out / "failures.csv"))
 
 
+def test_tables_that_take_long_are_written_less_often_and_at_the_end(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, seconds = time.monotonic, [0.0]
+    write = room.write_tables
+
+    def slowly(*arguments: Any) -> None:
+        write(*arguments)
+        seconds[0] += 10.0
+
+    monkeypatch.setattr(time, "monotonic", lambda: clock() + seconds[0])
+    monkeypatch.setattr(room, "write_tables", slowly)
+    lab.put("slow1.png")
+    lab.turn()
+    lab.put("slow2.png")
+    lab.turn()
+    assert {"slow1", "slow2"} & {row["slide"] for row in table(lab.out / "summary.csv")} == {"slow1"}
+    seconds[0] += 300.0
+    lab.turn()
+    assert {"slow1", "slow2"} <= {row["slide"] for row in table(lab.out / "summary.csv")}
+    lab.put("slow3.png")
+    lab.turn()
+    lab.watcher.write_tables()  # as when it is stopped
+    assert "slow3" in {row["slide"] for row in table(lab.out / "summary.csv")}
+
+
 def test_tables_that_a_crash_came_before_are_written_at_the_start(lab: Lab) -> None:
     lab.put("early.png")
     lab.turn()

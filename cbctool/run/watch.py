@@ -56,8 +56,12 @@ BATCH = 32
 """Slides analysed between two looks: a minute's work, so that the tables are fresh and a new slide waits no longer. The
 workers idle for about one slide at the end of each."""
 
-SHORTEST_PAUSE_S = 0.5
-"""Between two looks: a large copy into the inbox sends events without end."""
+SHORTEST_PAUSE_S, REST_PER_LOOK = 0.5, 4.0
+"""Between two looks, seconds and in terms of the last one: a large copy into the inbox sends events without end, and a
+look at 100,000 files takes a second."""
+
+TABLES_SHARE, TABLES_QUICK_S = 0.05, 1.0
+"""Share of the time that the tables may take, once they take longer than so many seconds: of 100,000 reports, 16."""
 
 TAKEN_AT_ONCE = 500
 """Slides that the journal takes up by one write to the disk: of 10,000 that come together, each waits 1-20 ms for its
@@ -141,9 +145,11 @@ def watch(
                     wake.clear()
                     if not watcher.turn():
                         wake.wait(min(options.poll_s, watcher.inbox.next_due(time.monotonic())))
-                        time.sleep(min(options.poll_s, SHORTEST_PAUSE_S))
+                        time.sleep(max(min(options.poll_s, SHORTEST_PAUSE_S), REST_PER_LOOK * watcher.look_s))
         except (StopWatching, KeyboardInterrupt):
             journal.hand_back()
+            with suppress(CbctoolError, OSError):  # what it cannot tell any more, the next start finds
+                watcher.write_tables()
             watcher.beat("stopped")
             raise
         except BaseException:  # what is in hand counts as tried: it may be the cause
@@ -210,6 +216,8 @@ class _Watcher:
         self.due: dict[str, float] = {}  # slide -> monotonic time of its next try
         self.news: dict[str, tuple[Failure, ...]] = {}  # slides that the tables lack in their last state
         self.tables_due = True  # a crash may have come before the tables
+        self.tables_after = 0.0  # not sooner
+        self.look_s = 0.0  # that the last look took
         self.paused = ""  # why, while the loop waits
         self.rest_until = 0.0
         journal.recover()
@@ -247,6 +255,7 @@ class _Watcher:
     def _turn(self) -> bool:
         now = time.monotonic()
         arrived = self.inbox.scan(now)
+        self.look_s = time.monotonic() - now
         if not self.inbox.reachable:
             self.beat("inbox unreachable")
             return False
@@ -260,8 +269,8 @@ class _Watcher:
             if short := self._short_of_space():
                 raise OutputError(short, "Free some space.")
             self._analyse(batch)
-        if self.tables_due or self.news:
-            self._write_tables()
+        if time.monotonic() >= self.tables_after:
+            self.write_tables()
         return bool(batch)
 
     def beat(self, state: str) -> None:
@@ -505,8 +514,13 @@ class _Watcher:
         except (OutputError, OSError) as error:  # somebody has it open: no reason to stop
             logger.warning("%s: %s", note, error)
 
-    def _write_tables(self) -> None:
-        """The tables over all slides; what cannot be written now (open in a spreadsheet, disk full) is next time."""
+    def write_tables(self) -> None:
+        """The tables over all slides, where they lack any; what cannot be written now (disk full, open in a
+        spreadsheet) is next time.
+        """
+        if not (self.tables_due or self.news):
+            return
+        began = time.monotonic()
         failed = [
             {"slide": entry.slide, "status": "failed", "fields": 0}
             for entry in self.journal.entries(State.FAILED)
@@ -515,6 +529,8 @@ class _Watcher:
         failures = list(itertools.chain.from_iterable(self.news.values()))
         write_tables(self.out, failed, failures, list(self.news), self.analyser)
         self.news, self.tables_due = {}, False
+        took = time.monotonic() - began
+        self.tables_after = began + took / TABLES_SHARE if took > TABLES_QUICK_S else 0.0
 
 
 class _Sheet:
