@@ -272,6 +272,7 @@ def test_slides_that_come_together_are_written_down_together_and_all_or_none(
         once.setattr(lab.journal, "queue", fault)
         lab.turn()
     assert lab.states() == {}
+    lab.watcher.paused = ""  # with the same open journal
     lab.turn()
     assert said.count("COMMIT") == 1
     assert list(lab.states().values()) == ["queued"] * 9
@@ -308,6 +309,28 @@ def test_a_journal_that_fails_in_mid_batch_costs_no_slide_its_report(lab: Lab, m
     lab.watcher.rest_until = 0.0
     lab.turn()
     assert set(lab.states().values()) == {"done"}
+
+
+def test_a_journal_that_goes_is_waited_for_and_one_that_comes_back_is_used(lab: Lab) -> None:
+    lab.put("here.png")
+    lab.turn()
+    journal, away = lab.journal.path, lab.folder / "away"
+    journal.rename(away)  # with the share
+    lab.put("meanwhile.png")
+    for _ in range(3):
+        lab.turn()
+        assert "journal" in lab.watcher.paused
+    assert not journal.exists()  # nothing is begun below the place of the share
+    shutil.copy(away, journal)  # another file, as after the share's return an open one is of no use
+    lab.turn()
+    assert not lab.watcher.paused
+    assert lab.states() == {"here": "done", "meanwhile": "done"}
+    journal.write_bytes(b"spoilt" * 1000)
+    lab.watcher.paused = "a fault"
+    lab.turn()
+    lab.turn()
+    assert lab.states() == {"here": "done", "meanwhile": "done"}
+    assert list(lab.folder.glob("journal-broken-*"))
 
 
 def test_what_goes_before_it_is_opened_is_no_try(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -84,12 +84,34 @@ class Journal:
         self.path = folder / NAME
         with self._explained():
             if read_only:
-                # Not "ro", which could not undo what a kill left half-written. Without the right to write it is that.
-                uri = f"{self.path.absolute().as_uri()}?mode=rw"
-                self._db = sqlite3.connect(uri, uri=True, timeout=timeout_s)
+                # Only read, but opened to be written, which can undo what a kill left half-written. SQLite's "mode=ro"
+                # could not, and takes no path of a Windows share.
+                self._existing()
+                self._db = sqlite3.connect(self.path, timeout=timeout_s)
             else:
                 self._db = self._open(timeout_s)
         self._db.row_factory = sqlite3.Row
+        self._timeout_s = timeout_s
+        self._file = self.path.stat()
+
+    def reopen(self) -> bool:
+        """Open the file anew after a fault, and tell whether it is another: what was written down is then forgotten.
+
+        A share that was away may have taken the open file with it. A file that is not there is not made: below the
+        place of a share that is still away nothing is to be begun.
+        """
+        with self._explained():
+            self._existing()
+            database = self._open(self._timeout_s)
+        database.row_factory = sqlite3.Row
+        self._db.close()
+        self._db = database
+        before, self._file = self._file, self.path.stat()
+        return not os.path.samestat(before, self._file)
+
+    def _existing(self) -> None:
+        if not self.path.is_file():
+            raise sqlite3.OperationalError("it is not there")
 
     def _open(self, timeout_s: float) -> sqlite3.Connection:
         """Open or make the file; a damaged one is put beside, since the reports say by themselves what is done."""
@@ -102,6 +124,7 @@ class Journal:
                     return database
             except sqlite3.DatabaseError as error:
                 if not any(words in str(error) for words in _USELESS):
+                    database.close()
                     raise
             database.close()
             broken = self.path.with_name(f"journal-broken-{datetime.now(UTC):%Y%m%dT%H%M%S}.sqlite")

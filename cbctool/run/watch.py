@@ -236,6 +236,8 @@ class _Watcher:
         """
         try:
             if self.paused:
+                if self.journal.reopen():
+                    self.inbox.tell_again()
                 self.journal.hand_back()  # what could not be, when the fault came
             busy = self._turn()
         except (CbctoolError, OSError) as error:
