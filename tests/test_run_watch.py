@@ -552,6 +552,40 @@ def test_a_changed_row_of_the_slide_sheet_redoes_its_slide_alone(lab: Lab) -> No
     assert lab.result("x3")["slide"]["wbc_10e9_per_l"] == 7
 
 
+def test_a_slide_sheet_that_was_open_elsewhere_or_is_taken_away_holds_nobody_up(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def locked(path: Path) -> None:
+        raise UsageError(f"{path} cannot be opened: Permission denied.", "Check the slide sheet.")
+
+    sheet = lab.inbox / "slides.csv"
+    sheet.write_text("slide,sample_id\ny1,S-1\n")
+    lab.put("y1.png")
+    with monkeypatch.context() as in_a_spreadsheet:
+        in_a_spreadsheet.setattr(room, "read_sheet", locked)
+        lab.turn()
+        lab.turn()
+        assert "cannot be opened" in lab.watcher.paused
+    lab.turn()  # closed without a change
+    lab.turn()
+    assert lab.states() == {"y1": "done"}
+    assert lab.result("y1")["slide"]["sample_id"] == "S-1"
+    sheet.write_text("slide,wbc\ny1,many\n")
+    lab.put("y2.png")
+    lab.turn()
+    assert lab.states() == {"y1": "done", "y2": "queued"}
+    sheet.rename(lab.folder / "slides.csv")
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(lab.watcher, "_batch", list)
+        lab.turn()
+    (lab.folder / "slides.csv").rename(sheet)  # as it was: with its share
+    lab.turn()
+    assert "many" in lab.watcher.paused
+    sheet.unlink()
+    lab.turn()
+    assert lab.states() == {"y1": "done", "y2": "done"}
+
+
 def test_links_out_of_the_inbox_are_not_followed_from_within_a_folder(lab: Lab, tmp_path: Path) -> None:
     secret = tmp_path / "secret.png"
     secret.write_bytes(lab.picture + b"secret")

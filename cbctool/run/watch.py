@@ -291,7 +291,8 @@ class _Watcher:
 
     def _take_up(self, arrived: Sequence[Settled]) -> None:
         """Do what is next for each slide that has come to rest; a slide sheet that has, is read first."""
-        if any(settled.path.name == SHEET_NAME for settled in arrived) and self.sheet.look():
+        at_rest = any(settled.path.name == SHEET_NAME for settled in arrived)
+        if (at_rest or self.sheet.fault) and self.sheet.look(at_rest):
             self.inbox.tell_again()  # a slide whose row has changed has another signature now
         try:
             for first in range(0, len(arrived), TAKEN_AT_ONCE):
@@ -545,21 +546,28 @@ class _Sheet:
         self.fault = ""
         self.look()
 
-    def look(self) -> bool:
-        """Read it if it is another than before, and tell whether it was; a fault is kept until it is mended."""
+    def look(self, at_rest: bool = True) -> bool:
+        """Read it if it is another than before and ``at_rest``, or has a fault; tell whether it says something else.
+
+        A fault is kept until it is mended: the sheet changed, closed by whoever had it open, or taken away.
+        """
         try:
             status = self.path.stat()
-        except OSError:  # there is none, or the share is away: what was known holds until a restart
+        except FileNotFoundError:  # what was known holds until a restart
+            self.stamp, self.fault = None, ""
+            return False
+        except OSError:  # the share is away
             return False
         stamp = (status.st_mtime_ns, status.st_size)
-        if stamp == self.stamp:
+        same = stamp == self.stamp
+        if (same and not self.fault) or not (same or at_rest):
             return False
-        self.stamp, self.fault = stamp, ""
+        before, self.stamp, self.fault = self.rows, stamp, ""
         try:
             self.rows = {unicodedata.normalize("NFC", name): row for name, row in read_sheet(self.path).items()}
         except CbctoolError as error:
             self.fault = str(error)
-        return True
+        return self.rows != before
 
     def row(self, slide: str) -> SheetRow | None:
         """What the sheet says of a slide."""
