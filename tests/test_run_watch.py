@@ -128,6 +128,21 @@ def test_what_no_waiting_mends_ends_the_watch_at_the_start(inbox: Path, tmp_path
         watch(inbox, Settings(out=tmp_path / "out", jobs=1, device="cuda:99"))
 
 
+def test_a_stop_while_the_output_folder_is_away_is_a_stop(
+    inbox: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(_: object) -> None:
+        raise StopWatching
+
+    def away(_: object) -> None:
+        raise OutputError("away")
+
+    monkeypatch.setattr(_Watcher, "turn", stop)
+    monkeypatch.setattr(Journal, "hand_back", away)
+    watch(inbox, Settings(out=tmp_path / "out", jobs=1))
+    assert json.loads((tmp_path / "out" / "heartbeat.json").read_text())["state"] == "stopped"
+
+
 def entry(state: State, attempts: int = 1, signature: str = "now") -> Entry:
     return Entry("a", "in/a.png", signature, state, "", attempts, "", "", "")
 

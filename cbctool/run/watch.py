@@ -147,9 +147,10 @@ def watch(
                         wake.wait(min(options.poll_s, watcher.inbox.next_due(time.monotonic())))
                         time.sleep(max(min(options.poll_s, SHORTEST_PAUSE_S), REST_PER_LOOK * watcher.look_s))
         except (StopWatching, KeyboardInterrupt):
-            journal.hand_back()
-            with suppress(CbctoolError, OSError):  # what it cannot tell any more, the next start finds
-                watcher.write_tables()
+            with suppress(CbctoolError, OSError):  # what cannot be written any more, the next start finds
+                journal.hand_back()
+                if watcher.news:
+                    watcher.write_tables()
             watcher.beat("stopped")
             raise
         except BaseException:  # what is in hand counts as tried: it may be the cause
