@@ -121,6 +121,21 @@ class TileUse(StrEnum):
     BACKGROUND = "background"  # empty on the thumbnail, never read
 
 
+class Unfit(StrEnum):
+    """Why a field is not counted: how its reason begins."""
+
+    UNDEREXPOSED = "underexposed"
+    OVEREXPOSED = "overexposed"
+    BLANK = "blank"
+    TOO_THICK = "too thick"
+    TOO_THIN = "too thin"
+    OUT_OF_FOCUS = "out of focus"
+
+    def since(self, particulars: str) -> str:
+        """The reason as a person reads it."""
+        return f"{self}: {particulars}"
+
+
 # --------------------------------------------------------------------------------------------------------------- input
 
 
@@ -236,6 +251,12 @@ class FieldQuality:
     cell_cover: float = math.nan
     overlap: float = math.nan
     stain_od: tuple[float, float, float] = (math.nan, math.nan, math.nan)
+
+    @property
+    def unfit(self) -> Unfit | None:
+        """The reason as a program compares it; None where there is none, or another."""
+        begins = self.reason.partition(":")[0]
+        return next((one for one in Unfit if one == begins), None)
 
 
 @dataclass(frozen=True, slots=True)

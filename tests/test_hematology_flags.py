@@ -12,7 +12,7 @@ from counted import CONFUSION, SLIDE, WEIGHTS, blood, field
 from cbctool.hematology import interpret
 from cbctool.hematology.flags import CODES, RULES
 from cbctool.hematology.profile import FlagThresholds, Profile, ReferenceBand
-from cbctool.records import CellClass, FieldQuality, Scale, ScaleSource, Severity
+from cbctool.records import CellClass, FieldQuality, Scale, ScaleSource, Severity, TileUse
 
 ROOT = Path(__file__).resolve().parents[1]
 HEALTHY = {"neutrophil": 120, "lymphocyte": 60, "monocyte": 10, "eosinophil": 8, "basophil": 2}
@@ -308,6 +308,13 @@ def test_the_thick_and_thin_ends_of_a_whole_slides_film_are_no_poor_pictures():
     assert "poor_quality" not in raised(mix(), of=whole, fields=[field(), *ends])
     text = raised(mix(), of=whole, fields=[*some_unfit(3, 9), *ends])["poor_quality"].text
     assert text == "3 of 9 fields are not fit to be counted: 3 blurred."
+
+
+@pytest.mark.parametrize("use", TileUse)
+def test_what_a_tile_came_to_is_a_reason_that_a_program_can_compare(use):
+    ends = [field(f"e{n}.png", quality=FieldQuality(fit=False, reason=use.value)) for n in range(5)]
+    end_of_the_film = use in (TileUse.TOO_THICK, TileUse.TOO_THIN)
+    assert ("poor_quality" in raised(mix(), of=slide(whole_slide=True), fields=[field(), *ends])) != end_of_the_film
 
 
 def test_too_few_cells_at_the_lower_limit_are_chance():

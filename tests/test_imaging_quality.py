@@ -13,6 +13,7 @@ import pytest
 from cbctool.imaging.background import normalise
 from cbctool.imaging.quality import assess_field, clumped_share, edge_spread
 from cbctool.imaging.stain import optical_density
+from cbctool.records import Unfit
 
 DATA = Path(os.environ.get("CBCTOOL_DATA", Path(__file__).resolve().parents[1].parent / "shared" / "data"))
 real = pytest.mark.skipif(not DATA.is_dir(), reason="real data not found (CBCTOOL_DATA or ../shared/data)")
@@ -41,6 +42,7 @@ def test_a_good_field_is_fit_and_its_cover_is_the_area_of_its_cells():
     quality = assess(discs(SPREAD))
     assert quality.fit
     assert quality.reason == ""
+    assert quality.unfit is None
     assert quality.cell_cover == pytest.approx(8 * math.pi * 15**2 / (160 * 200), rel=0.12)
     assert quality.overlap == 0.0
     assert quality.exposure == pytest.approx(200 / 255)
@@ -62,7 +64,7 @@ def test_blur_grows_with_blur_and_ends_in_unfit():
     assert widths == sorted(widths)
     assert measured[0].fit
     assert not measured[-1].fit
-    assert measured[-1].reason.startswith("out of focus")
+    assert measured[-1].unfit is Unfit.OUT_OF_FOCUS
 
 
 @pytest.mark.parametrize("rest", range(12))
@@ -80,7 +82,8 @@ def test_no_edges_no_blur():
 def test_blank_field():
     quality = assess(np.full((100, 100, 3), 255, np.uint8))
     assert not quality.fit
-    assert quality.reason.startswith("blank")
+    assert quality.unfit is Unfit.BLANK
+    assert quality.reason == "blank: no cells in the field"
     assert quality.cell_cover == 0.0
     assert math.isnan(quality.overlap)
 
@@ -88,7 +91,8 @@ def test_blank_field():
 def test_underexposed_field():
     quality = assess(discs(SPREAD), white=(25.0, 25.0, 25.0))
     assert not quality.fit
-    assert "underexposed" in quality.reason
+    assert quality.unfit is Unfit.UNDEREXPOSED
+    assert quality.reason == "underexposed: the background is at 10 % of full scale"
 
 
 def test_overexposed_field():
@@ -96,7 +100,7 @@ def test_overexposed_field():
     quality = assess(discs(SPREAD), photographed=burnt, white=(255.0, 255.0, 255.0))
     assert quality.clipped == 1.0
     assert not quality.fit
-    assert "overexposed" in quality.reason
+    assert quality.unfit is Unfit.OVEREXPOSED
 
 
 def test_thick_field():
@@ -104,7 +108,7 @@ def test_thick_field():
     cv2.circle(rgb, (100, 80), 12, (255, 255, 255), -1)
     quality = assess(rgb)
     assert not quality.fit
-    assert quality.reason.startswith("too thick")
+    assert quality.unfit is Unfit.TOO_THICK
     assert quality.overlap == 1.0
 
 

@@ -232,15 +232,43 @@ def test_to_level_0_scales_centres_and_boxes() -> None:
     assert to_level_0(replace(tile, downsample=1.0, ymin_px=0, xmin_px=0), same) == same
 
 
-def test_a_cell_that_two_tiles_kept_is_found_once() -> None:
-    def at(row: float, col: float, kind: CellKind = CellKind.ERYTHROCYTE) -> Cell:
-        return Cell(1, kind, row, col, 0, 0, 9, 9, 40.0, False)
+def _at(row: float, col: float, kind: CellKind = CellKind.ERYTHROCYTE) -> Cell:
+    return Cell(1, kind, row, col, 0, 0, 9, 9, 40.0, False)
 
-    cells = [at(10, 99.8), at(10, 100.3), at(10, 104.0), at(50, 99.0), at(50, 99.5, CellKind.PLATELET), at(50, 99.2)]
-    tiles = ["left", "right", "right", "left", "right", "left"]
-    # The second is the first again; the last is the fourth's neighbour in its own tile, the platelet another kind.
-    assert seam_twins(cells, tiles, within_px=2.0) == {1}
+
+def test_a_cell_that_two_tiles_kept_is_found_once() -> None:
+    cells = [_at(10, 99.8), _at(10, 100.3), _at(10, 104.0), _at(50, 99.0), _at(50, 99.2)]
+    # The second is the first again; the last is the fourth's neighbour in its own tile.
+    assert seam_twins(cells, ["left", "right", "right", "left", "left"], within_px=2.0) == {1}
     assert seam_twins([], [], within_px=2.0) == set()
+
+
+@pytest.mark.parametrize(
+    ("unfit", "left_out"), [((), {1}), (["left"], {0}), (["right"], {1}), (["left", "right"], {1})]
+)
+def test_of_two_twins_the_one_stays_that_is_counted(unfit: list[str], left_out: set[int]) -> None:
+    cells = [_at(10, 99.8, CellKind.NUCLEATED), _at(10, 100.3, CellKind.NUCLEATED)]
+    assert seam_twins(cells, ["left", "right"], 2.0, unfit) == left_out
+
+
+@pytest.mark.parametrize("other", [CellKind.PLATELET, CellKind.ERYTHROCYTE, CellKind.ARTEFACT])
+def test_a_cell_that_two_tiles_call_by_different_kinds_is_counted_once(other: CellKind) -> None:
+    cells = [_at(10, 99.8, other), _at(10, 100.3, CellKind.NUCLEATED)]
+    assert seam_twins(cells, ["left", "right"], 2.0) == {0}
+    assert seam_twins(cells, ["left", "right"], 2.0, ["right"]) == {1}
+    assert seam_twins(cells, ["left", "left"], 2.0) == set()
+
+
+def test_a_platelet_on_a_red_cell_is_no_twin_of_it() -> None:
+    red, platelet = CellKind.ERYTHROCYTE, CellKind.PLATELET
+    cells = [_at(10, 99.8, red), _at(10, 99.5, platelet), _at(10, 100.3, red)]  # the right tile has not seen it
+    assert seam_twins(cells, ["left", "left", "right"], 2.0) == {2}
+    assert seam_twins([*cells, _at(10, 100.1, platelet)], ["left", "left", "right", "right"], 2.0) == {2, 3}
+
+
+def test_at_a_corner_of_four_tiles_a_cell_is_found_once() -> None:
+    cells = [_at(10 + row / 4, 99 + col / 4) for row in range(2) for col in range(2)]
+    assert seam_twins(cells, list("abcd"), 2.0, ["a", "c"]) == {0, 2, 3}
 
 
 def test_the_map_shows_each_core(tmp_path: Path) -> None:

@@ -87,6 +87,31 @@ def test_rights_lost_in_mid_run_lose_nothing(drawn_slides: Path, small_disk: Pat
     assert analyse(drawn_slides, Settings(out=out, jobs=1)).slides_done == 2
 
 
+def test_after_a_fault_no_worker_writes_on_behind_the_back_of_the_next_pass(drawn_slides: Path, tmp_path: Path) -> None:
+    slides, out, away = tmp_path / "slides", tmp_path / "out", tmp_path / "away"
+    slides.mkdir()
+    for i in range(12):
+        (slides / f"{i:02}.png").write_bytes((drawn_slides / "single.png").read_bytes() + bytes([i]))
+    told = []
+
+    def until_the_share_is_gone(analyser: Analyser) -> None:
+        for outcome in analyser.run(discover_slides(slides).slides):
+            if isinstance(outcome, SlideDone):
+                told.append(outcome.slide.name)
+                if out.is_dir():
+                    out.rename(away)
+                    out.touch()
+
+    with Analyser(Settings(out=out, jobs=2)) as analyser:
+        with pytest.raises(OutputError):
+            until_the_share_is_gone(analyser)
+        out.unlink()
+        away.rename(out)
+        analyser._pool.submit(len, (), timeout_s=60).result()  # behind whatever was left
+        assert visible(out) == sorted(told)
+        assert sum(isinstance(o, SlideDone) for o in analyser.run(discover_slides(slides).slides)) == 12
+
+
 def test_weights_replaced_while_running_do_not_reach_a_result(drawn_slides: Path, tmp_path: Path) -> None:
     weights = tmp_path / "lab.safetensors"
     shutil.copy(default_weights(), weights)
@@ -152,6 +177,34 @@ def test_watch_waits_for_a_locked_journal_and_for_space(drawn_slides: Path, tmp_
         watcher.turn()
         assert watcher.paused == ""
         assert journal.counts()["done"] == 1
+
+
+def test_a_clock_that_jumps_forward_costs_no_field(
+    drawn_slides: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = time.time
+
+    class Jumping:
+        """The analyser's pool; the clock is put forward by a day while the first field is in hand."""
+
+        def __init__(self, pool: Pool) -> None:
+            self.pool, self.width = pool, pool.width
+
+        def submit(self, function: Callable[..., Any], *arguments: Any, timeout_s: float) -> Future[Any]:
+            if time.time is not clock or function is not analyse_field_task:
+                return self.pool.submit(function, *arguments, timeout_s=timeout_s)
+            future = self.pool.submit(time.sleep, 30, timeout_s=timeout_s)
+            while not any(task.started for task in self.pool._pool._pool_manager.task_manager.tasks.values()):
+                os.sched_yield()
+            monkeypatch.setattr(time, "time", lambda: clock() + 86_400)
+            return future
+
+    with Analyser(Settings(out=tmp_path / "out", jobs=1)) as analyser:
+        pool, analyser._pool = analyser._pool, Jumping(analyser._pool)
+        outcomes = list(analyser.run(discover_slides(drawn_slides).slides))
+        analyser._pool = pool
+    assert sorted(one.slide.name for one in outcomes if isinstance(one, SlideDone)) == ["single", "two-fields"]
+    assert not any(one.failures for one in outcomes if isinstance(one, SlideDone))
 
 
 def test_a_clock_that_jumps_back_changes_nothing(

@@ -7,6 +7,8 @@ import json
 import math
 import os
 import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
@@ -122,6 +124,48 @@ def test_what_is_for_reading_alone_is_carried_over_and_what_may_not_be_read_fail
     with pytest.raises(ReportInUseError, match="cannot be read"):
         manifest.put_in_place(folder, tmp_path / "a")
     assert signed.exists()
+
+
+@pytest.fixture
+def as_user() -> Iterator[Path]:
+    """A folder of a user who is not root, to whom no folder is closed."""
+    with tempfile.TemporaryDirectory() as folder:
+        if os.name == "nt" or os.geteuid():
+            yield Path(folder)
+            return
+        nobody = 65534
+        os.chown(folder, nobody, nobody)
+        os.seteuid(nobody)
+        yield Path(folder)
+        os.seteuid(0)
+
+
+def test_a_report_that_was_made_read_only_is_replaced_again_and_again(as_user: Path) -> None:
+    place = as_user / "a"
+    for text in ("first", "second", "third"):
+        folder = manifest.partial_folder(as_user, "a")
+        (folder / "result.json").write_text(text)
+        manifest.put_in_place(folder, place)
+        assert (place / "result.json").read_text() == text
+        assert [path.name for path in as_user.iterdir()] == ["a"]
+        (place / "result.json").chmod(0o444)
+        place.chmod(0o555)
+    manifest.remove(place)
+    assert not place.exists()
+
+
+def test_what_a_removed_folder_links_to_stays_as_it_is(as_user: Path) -> None:
+    outside = as_user / "outside"
+    outside.mkdir()
+    (outside / "1.png").touch()
+    outside.chmod(0o555)
+    (as_user / "a").mkdir()
+    (as_user / "a" / "link").symlink_to(outside)
+    (as_user / "a").chmod(0o555)
+    manifest.remove(as_user / "a")
+    assert outside.stat().st_mode & 0o777 == 0o555
+    assert (outside / "1.png").exists()
+    outside.chmod(0o755)
 
 
 @pytest.mark.parametrize("what", ["pictures", "file", "link"])

@@ -16,16 +16,21 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from written import table
 
-from cbctool.errors import ExitCode, InputError, UsageError
+from cbctool.errors import ExitCode, InputError, OutputError, UsageError
+from cbctool.run import manifest, originals
 from cbctool.run import watch as room
-from cbctool.run.journal import Journal, status_text
+from cbctool.run.heartbeat import metrics_text
+from cbctool.run.journal import Entry, Journal, State, status_text
 from cbctool.run.manifest import hash_file, read_manifest
+from cbctool.run.originals import free_place, move
 from cbctool.run.pipeline import Analyser, Settings
-from cbctool.run.watch import WatchOptions, _events, _Watcher, free_place, metrics_text, move, watch
+from cbctool.run.service import StopWatching, file_events
+from cbctool.run.watch import Step, WatchOptions, _Watcher, next_step, watch
 
 
 @contextmanager
@@ -118,6 +123,49 @@ def test_bad_folders_are_refused(tmp_path: Path) -> None:
         watch(tmp_path / "in", Settings(out=tmp_path / "in" / "out"))
 
 
+def test_what_no_waiting_mends_ends_the_watch_at_the_start(inbox: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cuda:99"):
+        watch(inbox, Settings(out=tmp_path / "out", jobs=1, device="cuda:99"))
+
+
+def test_a_stop_while_the_output_folder_is_away_is_a_stop(
+    inbox: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(_: object) -> None:
+        raise StopWatching
+
+    def away(_: object) -> None:
+        raise OutputError("away")
+
+    monkeypatch.setattr(_Watcher, "turn", stop)
+    monkeypatch.setattr(Journal, "hand_back", away)
+    watch(inbox, Settings(out=tmp_path / "out", jobs=1))
+    assert json.loads((tmp_path / "out" / "heartbeat.json").read_text())["state"] == "stopped"
+
+
+def entry(state: State, attempts: int = 1, signature: str = "now") -> Entry:
+    return Entry("a", "in/a.png", signature, state, "", attempts, "", "", "")
+
+
+@pytest.mark.parametrize(
+    ("before", "reported", "step"),
+    [
+        (None, False, Step.QUEUE),
+        (None, True, Step.QUEUE),
+        *((entry(state, signature="before"), True, Step.QUEUE) for state in State),
+        *((entry(state), reported, Step.NOTHING) for state in (State.QUEUED, State.RUNNING) for reported in (0, 1)),
+        (entry(State.DONE), True, Step.PUT_AWAY_DONE),
+        (entry(State.DONE), False, Step.QUEUE),  # its report is gone
+        (entry(State.FAILED, 0), False, Step.REQUEUE),
+        (entry(State.FAILED, 1), True, Step.WAIT),
+        (entry(State.FAILED, 3), False, Step.WAIT),
+        (entry(State.FAILED, 4), False, Step.PUT_AWAY_FAILED),
+    ],
+)
+def test_what_is_next_for_a_slide(before: Entry | None, reported: bool, step: Step) -> None:
+    assert next_step(before, "now", 4, reported) is step
+
+
 # ----------------------------------------------------------------------------- one look after the other, by hand
 
 
@@ -206,6 +254,108 @@ def test_originals_that_a_person_took_out_of_the_done_folder_give_their_reports_
     assert all(lab.result(slide)["supersedes"] == "" for slide in lab.states())
 
 
+def test_a_report_that_cannot_be_read_is_not_given_to_another_slide(lab: Lab, tmp_path: Path) -> None:
+    lab.start(move_done=tmp_path / "done")
+    lab.put("image3.png", "patient A")
+    lab.turn()
+    manifest = lab.out / "image3" / "manifest.json"
+    whole = manifest.read_bytes()
+    manifest.write_bytes(b"")  # as a power cut leaves it, or while a virus scanner holds it
+    lab.put("image3.png", "patient B")
+    lab.turn()
+    manifest.write_bytes(whole)
+    assert lab.states() == {"image3": "done", "image3.png": "done"}
+    assert lab.result("image3.png")["supersedes"] == ""
+
+
+def test_slides_that_come_together_are_written_down_together_and_all_or_none(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(9):
+        lab.put(f"many{number}.png")
+    lab.watcher.options = WatchOptions(min_free_bytes=1 << 60)
+    said: list[str] = []
+    lab.journal._db.set_trace_callback(said.append)
+    queue = lab.journal.queue
+
+    def fault(slide: str, *rest: Any) -> None:
+        queue(slide, *rest)
+        if slide == "many5":
+            raise OutputError("locked")
+
+    with monkeypatch.context() as once:
+        once.setattr(lab.journal, "queue", fault)
+        lab.turn()
+    assert lab.states() == {}
+    lab.watcher.paused = ""  # with the same open journal
+    lab.turn()
+    assert said.count("COMMIT") == 1
+    assert list(lab.states().values()) == ["queued"] * 9
+
+
+def test_a_note_that_cannot_be_written_stops_nobody(lab: Lab, caplog: pytest.LogCaptureFixture) -> None:
+    lab.start(retry_waits_s=())
+    (lab.out / "failed" / "a1.txt").mkdir(parents=True)  # it can neither be replaced nor removed
+    (lab.inbox / "a1.png").write_bytes(b"broken")
+    lab.put("a2.png")
+    lab.turn()
+    assert lab.states() == {"a1": "failed", "a2": "done"}
+    assert "a1.txt" in caplog.text
+    lab.put("a1.png")
+    lab.turn()
+    assert lab.states() == {"a1": "done", "a2": "done"}
+    (lab.out / "failed" / "a1.txt").rmdir()
+
+
+def test_a_journal_that_fails_in_mid_batch_costs_no_slide_its_report(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(3):
+        lab.put(f"mid{number}.png")
+    finish = lab.journal.finish
+
+    def locked_once(slide: str, reason: str) -> None:
+        monkeypatch.setattr(lab.journal, "finish", finish)
+        raise OutputError("locked")
+
+    monkeypatch.setattr(lab.journal, "finish", locked_once)
+    lab.turn()
+    assert lab.watcher.paused == "locked"
+    assert sorted(lab.states().values()) == ["done", "done", "queued"]
+    assert {path.parent.name for path in lab.out.glob("mid*/manifest.json")} == {"mid0", "mid1", "mid2"}
+    lab.watcher.rest_until = 0.0
+    lab.turn()
+    assert set(lab.states().values()) == {"done"}
+
+
+def test_a_journal_that_goes_is_waited_for_and_one_that_comes_back_is_used(lab: Lab) -> None:
+    lab.put("here.png")
+    lab.turn()
+    journal, away = lab.journal.path, lab.folder / "away"
+    journal.rename(away)  # with the share
+    lab.put("meanwhile.png")
+    for _ in range(3):
+        lab.turn()
+        assert "journal" in lab.watcher.paused
+    assert not journal.exists()  # nothing is begun below the place of the share
+    shutil.copy(away, journal)  # another file, as after the share's return an open one is of no use
+    lab.turn()
+    assert not lab.watcher.paused
+    assert lab.states() == {"here": "done", "meanwhile": "done"}
+    journal.write_bytes(b"spoilt" * 1000)
+    lab.watcher.paused = "a fault"
+    lab.turn()
+    lab.turn()
+    assert lab.states() == {"here": "done", "meanwhile": "done"}
+    assert list(lab.folder.glob("journal-broken-*"))
+
+
+def test_what_goes_before_it_is_opened_is_no_try(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = lab.put("fleeting.png")
+    batch = lab.watcher._batch
+    monkeypatch.setattr(lab.watcher, "_batch", lambda: (batch(), path.unlink(missing_ok=True))[0])
+    lab.turn()
+    assert lab.journal.named("fleeting").attempts == 0
+
+
 def test_what_cannot_be_moved_is_moved_at_the_next_start(
     lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -215,7 +365,7 @@ def test_what_cannot_be_moved_is_moved_at_the_next_start(
     path = lab.put("later.png")
     lab.start(move_done=tmp_path / "done")
     with monkeypatch.context() as once:
-        once.setattr(room, "move", refused)
+        once.setattr(originals, "move", refused)
         lab.turn()
     assert "cannot be moved" in caplog.text
     assert Path(lab.journal.named("later").path) == path
@@ -417,6 +567,40 @@ def test_a_changed_row_of_the_slide_sheet_redoes_its_slide_alone(lab: Lab) -> No
     assert lab.result("x3")["slide"]["wbc_10e9_per_l"] == 7
 
 
+def test_a_slide_sheet_that_was_open_elsewhere_or_is_taken_away_holds_nobody_up(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def locked(path: Path) -> None:
+        raise UsageError(f"{path} cannot be opened: Permission denied.", "Check the slide sheet.")
+
+    sheet = lab.inbox / "slides.csv"
+    sheet.write_text("slide,sample_id\ny1,S-1\n")
+    lab.put("y1.png")
+    with monkeypatch.context() as in_a_spreadsheet:
+        in_a_spreadsheet.setattr(room, "read_sheet", locked)
+        lab.turn()
+        lab.turn()
+        assert "cannot be opened" in lab.watcher.paused
+    lab.turn()  # closed without a change
+    lab.turn()
+    assert lab.states() == {"y1": "done"}
+    assert lab.result("y1")["slide"]["sample_id"] == "S-1"
+    sheet.write_text("slide,wbc\ny1,many\n")
+    lab.put("y2.png")
+    lab.turn()
+    assert lab.states() == {"y1": "done", "y2": "queued"}
+    sheet.rename(lab.folder / "slides.csv")
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(lab.watcher, "_batch", list)
+        lab.turn()
+    (lab.folder / "slides.csv").rename(sheet)  # as it was: with its share
+    lab.turn()
+    assert "many" in lab.watcher.paused
+    sheet.unlink()
+    lab.turn()
+    assert lab.states() == {"y1": "done", "y2": "done"}
+
+
 def test_links_out_of_the_inbox_are_not_followed_from_within_a_folder(lab: Lab, tmp_path: Path) -> None:
     secret = tmp_path / "secret.png"
     secret.write_bytes(lab.picture + b"secret")
@@ -454,6 +638,30 @@ def test_tables_that_cannot_be_written_now_are_written_at_the_next_look(
     assert not lab.watcher.paused
     assert any(row["slide"] == "open" for row in table(lab.out / "summary.csv"))
     assert any(row["slide"] == "spoilt" for row in table(lab.out / "failures.csv"))
+
+
+def test_tables_that_take_long_are_written_less_often_and_at_the_end(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, seconds = time.monotonic, [0.0]
+    write = room.write_tables
+
+    def slowly(*arguments: Any) -> None:
+        write(*arguments)
+        seconds[0] += 10.0
+
+    monkeypatch.setattr(time, "monotonic", lambda: clock() + seconds[0])
+    monkeypatch.setattr(room, "write_tables", slowly)
+    lab.put("slow1.png")
+    lab.turn()
+    lab.put("slow2.png")
+    lab.turn()
+    assert {"slow1", "slow2"} & {row["slide"] for row in table(lab.out / "summary.csv")} == {"slow1"}
+    seconds[0] += 300.0
+    lab.turn()
+    assert {"slow1", "slow2"} <= {row["slide"] for row in table(lab.out / "summary.csv")}
+    lab.put("slow3.png")
+    lab.turn()
+    lab.watcher.write_tables()  # as when it is stopped
+    assert "slow3" in {row["slide"] for row in table(lab.out / "summary.csv")}
 
 
 def test_tables_that_a_crash_came_before_are_written_at_the_start(lab: Lab) -> None:
@@ -507,10 +715,35 @@ def test_moving_over_file_systems_shows_nothing_half_copied(tmp_path: Path, monk
     assert not (tmp_path / "a.png").exists()
 
 
+def test_a_copy_is_on_the_disk_before_the_original_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    near, fsync = Path.rename, os.fsync
+    events: list[str] = []
+
+    def far(self: Path, target: Path) -> Path:
+        if self.parent != target.parent:
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        events.append(f"{self.name} -> {target.name}")
+        return near(self, target)
+
+    def flushed(number: int) -> None:
+        events.append(Path(f"/proc/self/fd/{number}").readlink().name)
+        fsync(number)
+
+    monkeypatch.setattr(Path, "rename", far)
+    monkeypatch.setattr(os, "fsync", flushed)
+    (tmp_path / "done").mkdir()
+    (tmp_path / "slide").mkdir()
+    for name in ("1.png", "2.png"):
+        (tmp_path / "slide" / name).write_bytes(b"1")
+    move(tmp_path / "slide", tmp_path / "done" / "slide")
+    assert sorted(events[:2]) == ["1.png", "2.png"]
+    assert events[2:] == [".moving-slide -> slide", "done", "slide -> .moved-slide"]
+
+
 def test_a_stop_while_an_original_is_taken_away_leaves_its_report_as_it_is(
     lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    near, remove = Path.rename, room._remove
+    near, remove = Path.rename, manifest.remove
 
     def far(self: Path, target: Path) -> Path:
         if self.parent != target.parent:
@@ -520,7 +753,7 @@ def test_a_stop_while_an_original_is_taken_away_leaves_its_report_as_it_is(
     def half_removed(path: Path) -> None:
         if path.parent == lab.inbox and path.is_dir():
             next(path.iterdir()).unlink()
-            raise room.StopWatching
+            raise StopWatching
         remove(path)
 
     lab.start(move_done=tmp_path / "done")
@@ -528,8 +761,8 @@ def test_a_stop_while_an_original_is_taken_away_leaves_its_report_as_it_is(
     lab.put("halved/2.png")
     with monkeypatch.context() as over_a_network:
         over_a_network.setattr(Path, "rename", far)
-        over_a_network.setattr(room, "_remove", half_removed)
-        with pytest.raises(room.StopWatching):
+        over_a_network.setattr(manifest, "remove", half_removed)
+        with pytest.raises(StopWatching):
             lab.turn()
     lab.journal.hand_back()
     lab.start(move_done=tmp_path / "done")
@@ -585,13 +818,13 @@ def test_without_file_events_it_looks_at_intervals_and_says_so(
         raise OSError(number, "inotify limit reached")
 
     monkeypatch.setattr(Observer, step, limit)
-    with _events(tmp_path, wanted=True) as wake:
+    with file_events(tmp_path, wanted=True) as wake:
         assert not wake.is_set()
     assert "looking at intervals instead" in caplog.text
 
 
 def test_events_wake_the_loop_and_lost_ones_are_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with _events(tmp_path, wanted=True) as wake:
+    with file_events(tmp_path, wanted=True) as wake:
         (tmp_path / "a.png").write_bytes(b"1")
         assert wake.wait(30)
         logging.getLogger("watchdog.observers.inotify_c").warning("Inotify queue overflowed")

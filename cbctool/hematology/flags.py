@@ -35,6 +35,7 @@ from cbctool.records import (
     ScaleSource,
     Severity,
     Slide,
+    Unfit,
     WeightsInfo,
 )
 
@@ -574,18 +575,18 @@ def _smudge_cells(evidence: Evidence) -> Finding | None:
 def _poor_quality(evidence: Evidence) -> Finding | None:
     fields = evidence.fields
     if evidence.slide.whole_slide:
-        fields = [field for field in fields if not field.quality.reason.startswith(_FILM_ENDS)]
+        fields = [field for field in fields if field.quality.unfit not in _FILM_ENDS]
     unfit = [field for field in fields if not field.quality.fit]
     limit = evidence.profile.flags.unfit_fields_percent
     if not unfit or 100 * len(unfit) / len(fields) <= limit:
         return None
-    kinds = Counter(field.quality.reason.partition(":")[0] or "no reason given" for field in unfit)
+    kinds = Counter(str(field.quality.unfit or field.quality.reason or "no reason given") for field in unfit)
     reasons = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
     return Finding(f"{len(unfit)} of {len(fields)} fields are not fit to be counted: {reasons}.")
 
 
-_FILM_ENDS = ("too thick", "too thin", "blank")
-"""How the reasons begin for which tiles of a whole slide are no part of its monolayer, however good the picture."""
+_FILM_ENDS = frozenset({Unfit.TOO_THICK, Unfit.TOO_THIN, Unfit.BLANK})
+"""Reasons for which tiles of a whole slide are no part of its monolayer, however good the picture."""
 
 
 @_rule(

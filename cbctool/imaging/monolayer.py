@@ -15,7 +15,7 @@ from cbctool.imaging.background import estimate_background
 from cbctool.imaging.quality import assess_field
 from cbctool.imaging.segment import working_copy
 from cbctool.imaging.stain import DENSITY_UNIT, optical_density
-from cbctool.records import CROP_PX, Field, FieldResult, FieldSummary, Scale, ScaleSource, TileUse
+from cbctool.records import CROP_PX, Field, FieldResult, FieldSummary, Scale, ScaleSource, TileUse, Unfit
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def set_aside(
     outside = background.surround_small
     quality = assess_field(field.rgb, background.white_level, density, options.glance_um_per_px, surround=outside)
     if white and background.white_level[1] < white * 10**-options.darkest_background_od:
-        quality = replace(quality, fit=False, reason="too thick: no background can be seen", cell_cover=1.0)
+        quality = replace(quality, fit=False, reason=Unfit.TOO_THICK.since("no background can be seen"), cell_cover=1.0)
     own = min(1.0, quality.cell_cover / max(1e-6, 1.0 - _blank_share(density[..., 1], options)))
     if own > options.max_cover + options.glance_margin:
         quality = replace(quality, cell_cover=own)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cbctool.imaging.split import connected_parts
-from cbctool.records import RED_CELL_UM, FieldQuality
+from cbctool.records import RED_CELL_UM, FieldQuality, Unfit
 
 Array = NDArray[Any]
 
@@ -141,17 +141,17 @@ def assess_field(
 
     reason = ""
     if exposure < options.min_exposure:
-        reason = f"underexposed: the background is at {100 * exposure:.0f} % of full scale"
+        reason = Unfit.UNDEREXPOSED.since(f"the background is at {100 * exposure:.0f} % of full scale")
     elif clipped > options.max_clipped:
-        reason = f"overexposed: {100 * clipped:.0f} % of the picture is at full white"
+        reason = Unfit.OVEREXPOSED.since(f"{100 * clipped:.0f} % of the picture is at full white")
     elif cover < options.min_cover:
-        reason = "blank: no cells in the field"
+        reason = Unfit.BLANK.since("no cells in the field")
     elif cover > options.max_cover or (cover > options.crowded_cover and overlap > options.max_overlap):
-        reason = f"too thick: cells cover {100 * cover:.0f} % of the field"
+        reason = Unfit.TOO_THICK.since(f"cells cover {100 * cover:.0f} % of the field")
     elif blur_um > options.max_blur_um:
-        reason = f"out of focus: edges are spread over {blur_um:.1f} um (limit {options.max_blur_um:g} um)"
+        reason = Unfit.OUT_OF_FOCUS.since(f"edges are spread over {blur_um:.1f} um (limit {options.max_blur_um:g} um)")
     elif math.isnan(blur_um) and cover > options.blurred_cover:
-        reason = "out of focus: something covers the field, but it has no edges"
+        reason = Unfit.OUT_OF_FOCUS.since("something covers the field, but it has no edges")
     return FieldQuality(not reason, reason, blur_um, exposure, clipped, cover, overlap, stain)
 
 

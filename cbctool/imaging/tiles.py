@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from scipy.spatial import cKDTree
 from cbctool.errors import UnreadableImageError
 from cbctool.imaging.read import open_regular
 from cbctool.imaging.whole_slide import WholeSlide, open_whole_slide
-from cbctool.records import Cell, Field, FieldResult, TileMap, TileUse
+from cbctool.records import Cell, CellKind, Field, FieldResult, TileMap, TileUse
 
 
 @dataclass(frozen=True)
@@ -248,7 +248,14 @@ def owns(tile: Tile, row_px: float, col_px: float, slack_px: float = 0.0) -> boo
     return ymin - slack_px <= row_px < ymax + slack_px and xmin - slack_px <= col_px < xmax + slack_px
 
 
-def seam_twins(cells: Sequence[Cell], tiles: Sequence[str], within_px: float) -> set[int]:
+_WORTH = (CellKind.NUCLEATED, CellKind.PLATELET, CellKind.ERYTHROCYTE, CellKind.ARTEFACT)
+"""Which of two tiles is believed that call one cell by different kinds: the one that would have it counted, and a
+leukocyte first. The network may still disagree; what is left out here nobody sees again."""
+
+
+def seam_twins(
+    cells: Sequence[Cell], tiles: Sequence[str], within_px: float, unfit: Collection[str] = frozenset()
+) -> set[int]:
     """Find cells that two tiles both took as their own, since each saw the centre a little on its side of the seam.
 
     Parameters
@@ -258,21 +265,32 @@ def seam_twins(cells: Sequence[Cell], tiles: Sequence[str], within_px: float) ->
     tiles : sequence of str, length N
         The tile of each.
     within_px : float
-        Cells of one kind from different tiles whose centres are nearer than this are one.
+        Cells from different tiles whose centres are nearer than this are one; of different kinds, where neither tile
+        has what the other calls it as well (a platelet may lie on a red cell).
+    unfit : collection of str
+        Tiles whose cells are not counted.
 
     Returns
     -------
     set of int
-        Index of each cell to leave out: of two twins the later one.
+        Index of each cell to leave out: of two twins the one in an unfit tile, or of less worth, or the later one.
     """
+    if not cells:
+        return set()
+    near = cKDTree([(cell.row_px, cell.col_px) for cell in cells]).query_pairs(within_px, output_type="ndarray")
+    pairs = [(a, b) for a, b in near.tolist() if tiles[a] != tiles[b]]
+    alike = [(a, b) for a, b in pairs if cells[a].kind is cells[b].kind]
+    known = {i for pair in alike for i in pair}
+    unlike = [(a, b) for a, b in pairs if a not in known and b not in known]
     twins: set[int] = set()
-    for kind in {cell.kind for cell in cells}:
-        chosen = [i for i, cell in enumerate(cells) if cell.kind is kind]
-        tree = cKDTree([(cells[i].row_px, cells[i].col_px) for i in chosen])
-        for a, b in sorted(tree.query_pairs(within_px)):
-            first, second = chosen[a], chosen[b]
-            if tiles[first] != tiles[second] and first not in twins:
-                twins.add(second)
+
+    def rank(i: int) -> tuple[bool, int, int]:
+        return tiles[i] in unfit, _WORTH.index(cells[i].kind), i
+
+    ranked = (sorted(pair, key=rank) for pair in (*alike, *unlike))
+    for better, worse in sorted(ranked, key=lambda pair: [rank(i) for i in pair]):
+        if better not in twins:
+            twins.add(worse)
     return twins
 
 

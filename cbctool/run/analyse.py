@@ -205,19 +205,24 @@ def with_twins_named(slides: Sequence[Slide], out: Path) -> list[Slide]:
             same_sizes[tuple(one.sizes)].append(one)
     same_content: dict[str, set[str]] = defaultdict(set)
     for group in same_sizes.values():
-        for member in group if len(group) > 1 else ():
+        for member in group if len(group) > 1 and any(isinstance(one, Slide) for one in group) else ():
             if isinstance(member, manifest.Manifest):
                 name, inputs = member.slide, member.inputs
             else:
                 name, inputs = member.name, hash_inputs(member)
             if all(inputs.values()):  # two files that cannot be read are not alike for that
                 same_content[manifest.content_sha256(inputs)].add(name)
-    twins = {name: group - {name} for group in same_content.values() if len(group) > 1 for name in group}
+    alike: dict[str, list[str]] = {}
+    for twins in same_content.values():
+        if len(twins) > 1:
+            alike |= dict.fromkeys(twins & names, sorted(twins))
     result = []
     for slide in slides:
-        if others := sorted(twins.get(slide.name, ())):
-            more = f" and {len(others) - TWINS_NAMED} more" if len(others) > TWINS_NAMED else ""
-            warning = f"Same content as slide {', '.join(others[:TWINS_NAMED])}{more}: a possible mix-up of samples."
+        if slide.name in alike:
+            more = len(alike[slide.name]) - 1 - TWINS_NAMED
+            others = [name for name in alike[slide.name][: TWINS_NAMED + 1] if name != slide.name][:TWINS_NAMED]
+            and_more = f" and {more} more" if more > 0 else ""
+            warning = f"Same content as slide {', '.join(others)}{and_more}: a possible mix-up of samples."
             logger.warning("%s: %s", slide.name, warning)
             slide = dataclasses.replace(slide, warnings=(*slide.warnings, warning))
         result.append(slide)

@@ -84,7 +84,7 @@ class Inbox:
             while the folder cannot be reached (a share that dropped out); what was known stays known.
         """
         try:
-            entries = sorted(self._entries(), key=lambda one: natural_key(one[0]))
+            entries = list(self._entries())
         except OSError as error:
             if self.reachable:
                 logger.warning("%s cannot be reached (%s); waiting for it to come back", self.folder, error.strerror)
@@ -105,7 +105,7 @@ class Inbox:
                 settled.append(Settled(self.folder / name, signature))
         for name in set(self._seen) - present:
             del self._seen[name]
-        return settled
+        return sorted(settled, key=lambda one: natural_key(one.path.name))
 
     def holds(self, path: Path) -> bool:
         """Whether an entry was there at the last look."""
@@ -240,4 +240,5 @@ def _modified(entry: os.DirEntry[str]) -> int:
 
 def _is_sidecar(name: str) -> bool:
     """Tell whether a file lies beside pictures and is none; the slide sheet is one that matters."""
-    return Path(name).suffix.lower() in SIDECARS and name != SHEET_NAME
+    _, dot, ending = name.rpartition(".")
+    return f"{dot}{ending}".lower() in SIDECARS and name != SHEET_NAME

@@ -84,12 +84,34 @@ class Journal:
         self.path = folder / NAME
         with self._explained():
             if read_only:
-                # Not "ro", which could not undo what a kill left half-written. Without the right to write it is that.
-                uri = f"{self.path.absolute().as_uri()}?mode=rw"
-                self._db = sqlite3.connect(uri, uri=True, timeout=timeout_s)
+                # Only read, but opened to be written, which can undo what a kill left half-written. SQLite's "mode=ro"
+                # could not, and takes no path of a Windows share.
+                self._existing()
+                self._db = sqlite3.connect(self.path, timeout=timeout_s)
             else:
                 self._db = self._open(timeout_s)
         self._db.row_factory = sqlite3.Row
+        self._timeout_s = timeout_s
+        self._file = self.path.stat()
+
+    def reopen(self) -> bool:
+        """Open the file anew after a fault, and tell whether it is another: what was written down is then forgotten.
+
+        A share that was away may have taken the open file with it. A file that is not there is not made: below the
+        place of a share that is still away nothing is to be begun.
+        """
+        with self._explained():
+            self._existing()
+            database = self._open(self._timeout_s)
+        database.row_factory = sqlite3.Row
+        self._db.close()
+        self._db = database
+        before, self._file = self._file, self.path.stat()
+        return not os.path.samestat(before, self._file)
+
+    def _existing(self) -> None:
+        if not self.path.is_file():
+            raise sqlite3.OperationalError("it is not there")
 
     def _open(self, timeout_s: float) -> sqlite3.Connection:
         """Open or make the file; a damaged one is put beside, since the reports say by themselves what is done."""
@@ -102,6 +124,7 @@ class Journal:
                     return database
             except sqlite3.DatabaseError as error:
                 if not any(words in str(error) for words in _USELESS):
+                    database.close()
                     raise
             database.close()
             broken = self.path.with_name(f"journal-broken-{datetime.now(UTC):%Y%m%dT%H%M%S}.sqlite")
@@ -126,10 +149,25 @@ class Journal:
                 "Check the folder's rights and free space, and that nothing else holds the file.",
             ) from error
 
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Write everything inside by one wait for the disk; an error inside takes all of it back."""
+        if self._db.in_transaction:
+            yield
+            return
+        with self._explained():
+            self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            with self._explained():
+                self._db.execute("COMMIT")
+        finally:
+            if self._db.in_transaction:
+                self._db.rollback()
+
     def queue(self, slide: str, path: Path, signature: str) -> None:
         """A new or changed slide is waiting; its attempts start anew."""
-        with self._explained(), self._db:
-            self._db.execute("BEGIN IMMEDIATE")
+        with self.at_once(), self._explained():
             self._db.execute("DELETE FROM slides WHERE path = ? OR slide = ?", (_stored(path), slide))
             self._db.execute(
                 "INSERT INTO slides (slide, path, signature, state, queued_at) VALUES (?, ?, ?, ?, ?)",

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from dataclasses import fields as dataclass_fields
@@ -101,4 +100,4 @@ class Shelf:
     def clear(self) -> None:
         """Throw everything away."""
         self._file.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        manifest.discard(self._folder)

@@ -9,6 +9,7 @@ in ``failures.csv``; the slide goes on without it.
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import logging
 import os
@@ -237,7 +238,8 @@ class Analyser:
         Raises
         ------
         OutputError
-            Where the output folder can no longer be written to; slides finished before it stand.
+            Where the output folder can no longer be written to; slides finished before it stand, and no worker has
+            anything of this pass in hand any more.
         """
         return _Run(self).outcomes(slides)
 
@@ -272,6 +274,9 @@ class _Run:
     def outcomes(self, slides: Iterable[Slide]) -> Iterator[Outcome]:
         try:
             yield from self._outcomes(slides)
+        except CbctoolError:  # the output folder, or the weights
+            yield from self._what_is_begun()
+            raise
         finally:
             for shelf in self.shelves:
                 shelf.clear()
@@ -306,6 +311,21 @@ class _Run:
                     yield self._report_done(future)
             if self._batch_is_due(exhausted):
                 yield from self._score()
+
+    def _what_is_begun(self) -> Iterator[Outcome]:
+        """Let the workers finish what they have been given: left to it, they would write reports behind the next pass.
+
+        Reports that can still be written count; fields have nothing to go on to.
+        """
+        while self.fields or self.reports:
+            done, _ = concurrent.futures.wait(
+                {*self.fields, *self.reports}, timeout=1.0, return_when=concurrent.futures.FIRST_COMPLETED
+            )
+            for future in done:
+                if self.fields.pop(future, None) is None:
+                    with contextlib.suppress(OutputError):
+                        yield self._report_done(future)
+            yield FieldsProgress(0, 0)
 
     # ------------------------------------------------------------------------------------------------------- a slide
 

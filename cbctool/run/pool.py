@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, Protocol
@@ -71,7 +72,8 @@ class LocalPool:
             self.close()
             self._pool = self._start()
             inner = self._pool.schedule(function, args=arguments, timeout=timeout_s)
-        inner.add_done_callback(lambda done: _settle(outcome, done))
+        due = time.monotonic() + timeout_s
+        inner.add_done_callback(lambda done: _settle(outcome, done, early=time.monotonic() < due))
         return outcome
 
     def close(self) -> None:
@@ -173,8 +175,12 @@ def _in_time(timeout_s: float, function: Callable[..., Any], *arguments: Any) ->
     return call.result() if call.done() else _TooLate()
 
 
-def _settle(outcome: Future[Any], done: Future[Any]) -> None:
-    """Pass a future's end on, in the words of :class:`Pool`."""
+def _settle(outcome: Future[Any], done: Future[Any], early: bool = False) -> None:
+    """Pass a future's end on, in the words of :class:`Pool`.
+
+    A task that was stopped ``early`` has not taken too long: the clock was put forward, or the machine has slept, and
+    pebble goes by the clock on the wall.
+    """
     if outcome.cancelled() or not outcome.set_running_or_notify_cancel():
         return
     if done.cancelled():
@@ -183,6 +189,8 @@ def _settle(outcome: Future[Any], done: Future[Any]) -> None:
     error = done.exception()
     if error is None and not isinstance(done.result(), _TooLate):
         outcome.set_result(done.result())
+    elif early and isinstance(error, TimeoutError):
+        outcome.set_exception(WorkerLostError("stopped, since the clock was put forward"))
     elif error is None or isinstance(error, TimeoutError | concurrent.futures.TimeoutError):
         outcome.set_exception(TimeoutError("took too long"))
     elif type(error).__name__ in ("ProcessExpired", "BrokenProcessPool", "KilledWorker", "BrokenExecutor"):

@@ -141,8 +141,6 @@ def report_slide_task(evidence: SlideEvidence, context: RunContext) -> dict[str,
     OutputError
         Where the output folder cannot be written to; nothing half-written is left visible.
     """
-    import shutil
-
     from cbctool import report
     from cbctool.hematology import flags
     from cbctool.run import manifest
@@ -181,7 +179,7 @@ def report_slide_task(evidence: SlideEvidence, context: RunContext) -> dict[str,
         ) from error
     finally:
         if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
+            manifest.discard(folder)
     return row
 
 
@@ -213,7 +211,8 @@ def slide_result(evidence: SlideEvidence, context: RunContext) -> SlideResult:
             came_to = dict.fromkeys(evidence.places, TileUse.FAILED) | uses
             tiles = fill_map(evidence.tiles, {evidence.places[name]: use for name, use in came_to.items()})
             mapped = {name for name, use in uses.items() if use in (TileUse.TOO_THICK, TileUse.TOO_THIN)}
-        twins = seam_twins([o.cell for o in observations], [o.field for o in observations], SEAM_UM / um_per_px)
+        out = {summary.name for summary in fields if not summary.quality.fit}
+        twins = seam_twins([o.cell for o in observations], [o.field for o in observations], SEAM_UM / um_per_px, out)
         observations = [o for i, o in enumerate(observations) if i not in twins]
     # The map of a slide shows where its monolayer ends; that is nothing to be warned of.
     unfit = [summary for summary in fields if not summary.quality.fit and summary.name not in mapped]
