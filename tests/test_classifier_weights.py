@@ -60,7 +60,11 @@ def test_what_is_saved_comes_back(lab: Path) -> None:
 def test_the_header_names_classes_and_crop_rule(lab: Path) -> None:
     header = read_header(lab)
     assert header["classes"] == [str(name) for name in CLASSES]
-    assert "19 um" in header["crop"]
+    assert header["crop"].startswith("19 um")
+    assert header["crop"].endswith("background at white")
+    shipped = weights_folder()
+    assert weights_info(shipped / "default.safetensors").white_balanced
+    assert not weights_info(shipped / "paper.safetensors").white_balanced
 
 
 def test_an_unlimited_threshold_comes_back(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 from cbctool.errors import CalibrationError
 from cbctool.imaging.background import normalise
 from cbctool.imaging.crop import crop_windows
-from cbctool.imaging.field import analyse_field
+from cbctool.imaging.field import ImagingOptions, analyse_field
 from cbctool.records import CellKind, Field, Scale, ScaleSource
 
 
@@ -46,6 +46,16 @@ def test_a_field_is_analysed():
     assert Image.open(io.BytesIO(result.summary.preview_jpeg)).size == (640, 480)
     assert result.summary.quality.fit, result.summary.quality.reason
     assert all(value >= 0 for value in result.seconds.values())
+
+
+def test_crops_are_such_as_the_weights_were_taught():
+    rgb = smear() * np.array([0.9, 1.0, 0.8])
+    field = Field("slide", "a.jpg", rgb.astype(np.uint8))
+    white = analyse_field(field).crops[0]
+    raw = analyse_field(field, ImagingOptions(white_balanced=False)).crops[0]
+    corners = [crop[[0, 0, -1, -1], [0, -1, 0, -1]].max(axis=0) for crop in (white, raw)]
+    assert corners[0] == pytest.approx([255] * 3, abs=3)
+    assert corners[1] == pytest.approx([211, 235, 188], abs=3)
 
 
 def test_the_scale_comes_by_order_of_trust():

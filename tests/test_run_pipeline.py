@@ -291,6 +291,25 @@ def test_a_worker_that_is_killed_costs_nothing(drawn_slides: Path, tmp_path: Pat
     assert sorted(done) == [str(i) for i in range(6)]
 
 
+def test_fields_are_cut_as_the_weights_were_taught(
+    drawn_slides: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for weights, balanced in ((None, True), (Path("paper"), False)):
+        asked: list[bool] = []
+        with Analyser(Settings(out=tmp_path / str(weights), jobs=1, weights=weights)) as analyser:
+            submit = analyser._pool.submit
+
+            def seen(function: Any, task: Any, *rest: Any, timeout_s: float, submit: Any = submit) -> Future[Any]:
+                if isinstance(task, tasks.FieldTask):
+                    asked.append(task.white_balanced)  # noqa: B023
+                future: Future[Any] = submit(function, task, *rest, timeout_s=timeout_s)
+                return future
+
+            monkeypatch.setattr(analyser._pool, "submit", seen)
+            list(analyser.run(discover_slides(drawn_slides).slides))
+        assert asked == [balanced] * 3
+
+
 def test_a_worker_that_is_killed_over_a_report_costs_nothing(drawn_slides: Path, tmp_path: Path) -> None:
     import psutil
 

@@ -342,6 +342,7 @@ def test_the_study_runs_through_medmnist(tmp_path: Path, monkeypatch: pytest.Mon
     root = _npz(tmp_path / "root" / "bloodmnist.npz").parent
     report = run.train(_request(tmp_path, None, recipe="paper", root=root, allow_worse=True))
     assert report.info.architecture == "paper"
+    assert not report.info.white_balanced  # the study's crops are as photographed
     assert np.isfinite(report.info.unknown_above)
     assert len(report.info.unknown_percentiles) == 3
 

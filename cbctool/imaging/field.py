@@ -24,8 +24,12 @@ _PREVIEW_QUALITY = 85
 
 @dataclass(frozen=True)
 class ImagingOptions:
-    """Options of the whole room, one part per stage."""
+    """Options of the whole room, one part per stage.
 
+    ``white_balanced`` crops have their background at white, as most weights were taught them.
+    """
+
+    white_balanced: bool = True
     segment: SegmentOptions = dataclass_field(default_factory=SegmentOptions)
     quality: QualityOptions = dataclass_field(default_factory=QualityOptions)
 
@@ -96,7 +100,7 @@ def analyse_field(
 
     chosen = [i for i, cell in enumerate(cells) if cell.kind in (CellKind.NUCLEATED, CellKind.PLATELET)]
     centres = np.array([(cells[i].row_px, cells[i].col_px) for i in chosen]).reshape(-1, 2)
-    crops = crop_windows(pyramid, centres, scale.um_per_px, background)
+    crops = crop_windows(pyramid, centres, scale.um_per_px, background if options.white_balanced else None)
     nucleated = [cells[i].kind is CellKind.NUCLEATED for i in chosen]
     pictures = iter(thumbnail_jpegs(pyramid, centres[np.array(nucleated, bool)], scale.um_per_px))
     thumbnails = tuple(next(pictures) if is_nucleated else b"" for is_nucleated in nucleated)

@@ -366,7 +366,8 @@ class _Run:
         return self.pool.submit(field_tasks, slide, timeout_s=self.settings.field_timeout_s).result()
 
     def _submit(self, in_hand: _SlideInHand, index: int, attempt: int = 1) -> None:
-        future = self.pool.submit(analyse_field_task, in_hand.tasks[index], timeout_s=self.settings.field_timeout_s)
+        task = dataclasses.replace(in_hand.tasks[index], white_balanced=self.analyser.weights.white_balanced)
+        future = self.pool.submit(analyse_field_task, task, timeout_s=self.settings.field_timeout_s)
         self.fields[future] = (in_hand, index, attempt)
 
     def _field_done(self, future: Future[Parcel]) -> Iterator[Outcome]:

@@ -50,8 +50,8 @@ def score_bloodmnist(
     Returns
     -------
     dict
-        The figures of :func:`cbctool.classifier.metrics.evaluate` for crops as ``analyze`` makes them for these weights,
-        normalised unless they were taught others; under ``as_cut`` the same without; and which weights made them.
+        The figures of :func:`cbctool.classifier.metrics.evaluate` for crops as ``analyze`` makes them for these
+        weights, normalised unless they were taught others; under ``as_cut`` the same without; which weights made them.
 
     Raises
     ------

@@ -49,7 +49,7 @@ MANY_CELLS = 50_000
 
 @dataclass(frozen=True)
 class FieldTask:
-    """One field to analyse: a picture, or a tile of a whole-slide file."""
+    """One field to analyse: a picture, or a tile of a whole-slide file; with such crops as the weights were taught."""
 
     slide: str
     name: str
@@ -57,6 +57,7 @@ class FieldTask:
     given_um_per_px: float | None = None
     slide_scale: Scale | None = None
     tile: Tile | None = None
+    white_balanced: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +101,7 @@ def analyse_field_task(task: FieldTask) -> Parcel:
     UnreadableImageError, CalibrationError
         What the user can mend; the slide's other fields go on.
     """
-    from cbctool.imaging.field import analyse_field
+    from cbctool.imaging.field import ImagingOptions, analyse_field
     from cbctool.imaging.monolayer import set_aside
     from cbctool.imaging.read import read_field
     from cbctool.imaging.tiles import keep_owned, read_tile, slide_white
@@ -118,7 +119,8 @@ def analyse_field_task(task: FieldTask) -> Parcel:
         if task.tile is not None:
             result = set_aside(picture, given, slide_white(task.path))
         if result is None:
-            result = analyse_field(picture, given_um_per_px=given, slide_scale=task.slide_scale)
+            options = ImagingOptions(white_balanced=task.white_balanced)
+            result = analyse_field(picture, options, given_um_per_px=given, slide_scale=task.slide_scale)
     except MemoryError:
         raise UnreadableImageError(
             f"{task.name}: not enough memory to decode it.", "Save it smaller, or use fewer --jobs."

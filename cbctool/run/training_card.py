@@ -151,11 +151,11 @@ def blast_notes(extra: Mapping[str, Any]) -> list[str]:
         )
     if extra["started_from"]:
         notes.append(
-            "Blasts stand out less after a refit than with the weights that it started from; how much less was not measured."
+            "Blasts stand out less after a refit than with the weights that it started from: judge it on known ones."
         )
     elif not extra["taught_unknown"]:
         notes.append(
-            "Without --init the unknown-score then says nothing: blasts and red cells may look more usual than leukocytes."
+            "Without --init the unknown-score then says nothing: blasts and red cells may pass for usual cells."
         )
     return notes
 

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cbctool import __version__
+from cbctool.classifier.weights import weights_info
 from cbctool.errors import OutputError, UsageError, WeightsError
+from cbctool.imaging.field import ImagingOptions
 from cbctool.records import CLASSES, WeightsInfo
 from cbctool.run.findings import Findings, Progress, call_findings, find_cells, list_pictures
 from cbctool.run.insult import Insult
@@ -185,10 +187,12 @@ def find_in(
     clean_um_per_px: Mapping[Path, float] | None = None,
     progress: Progress | None = None,
 ) -> tuple[Findings, ...]:
-    """What is found in the annotated fields."""
+    """What is found in the annotated fields, with such crops as the weights were taught."""
+    balanced = options.weights is None or weights_info(options.weights).white_balanced
     return find_cells(
         [t.path for t in truth.fields],
         fields,
+        options=ImagingOptions(white_balanced=balanced),
         um_per_px=options.um_per_px,
         insult=insult,
         clean_um_per_px=clean_um_per_px,
