@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from counted import SLIDE, WEIGHTS, cell, field
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 from written import table
 
+from cbctool.hematology.profile import Profile
+from cbctool.records import CellKind, FieldQuality, FieldResult, Scores
+from cbctool.report import ReportStyle
 from cbctool.run.analyse import analyse
+from cbctool.run.parcel import pack
 from cbctool.run.pipeline import Settings
+from cbctool.run.tasks import RunContext, SlideEvidence, slide_result
 from cbctool.synthetic.whole_slide import WholeSmear, write_pyramid
 
 
@@ -30,6 +37,20 @@ def counted(path: Path) -> dict[str, NDArray[np.float64]]:
         tile = tiles.setdefault(row["field"], len(tiles))
         found.setdefault(row["kind"], []).append((float(row["row_px"]), float(row["col_px"]), tile))
     return {kind: np.array(rows) for kind, rows in found.items()}
+
+
+@pytest.mark.parametrize(("left_cover", "right_cover"), [(0.9, 0.4), (0.4, 0.9), (0.4, 0.4)])
+def test_a_cell_on_the_seam_of_the_monolayer_is_counted_once(left_cover: float, right_cover: float) -> None:
+    parcels = []
+    for name, col, cover in (("left", 99.8, left_cover), ("right", 100.3, right_cover)):
+        red = cell(1, CellKind.ERYTHROCYTE, row_px=50.0, col_px=col)
+        summary = field(name, quality=FieldQuality(True, cell_cover=cover, overlap=0.1))
+        none = np.empty((0, 28, 28, 3), np.uint8)
+        parcels.append(pack(FieldResult(summary, (red,), none, np.empty(0, np.int64), ())))
+    scores = (Scores(np.empty((0, 8)), np.empty(0)),) * 2
+    evidence = SlideEvidence(replace(SLIDE, whole_slide=True), tuple(parcels), scores, (), {}, (), "", 0.0)
+    context = RunContext(Path(), WEIGHTS, Profile(), ReportStyle(), "cpu", {}, "")
+    assert slide_result(evidence, context).differential.erythrocytes == 1
 
 
 def test_tiles_give_the_cells_of_the_same_scene_as_one_field(smear: WholeSmear, tmp_path: Path) -> None:
