@@ -151,7 +151,7 @@ def _blast_like_cells(evidence: Evidence) -> Finding | None:
 @_rule(
     "blast_like_possible",
     Severity.NOTE,
-    "possible blast-like cells",
+    "few blast-like cells",
     "Single cells have signs of blasts, but no more than a slide of this size may show without any.",
     "Blast-like cells are present without the flag for blast-like cells.",
     _BLAST_SOURCE,
