@@ -260,7 +260,9 @@ def _too_few_leukocytes(evidence: Evidence) -> Finding | None:
         return None
     cells = "leukocyte" if counts.leukocytes == 1 else "leukocytes"
     text = f"{counts.leukocytes} {cells} counted, {tiers.reportable} needed: {counts.adequacy}"
-    return Finding(f"{text}; {counts.unclassified} more cells have no call." if counts.unclassified else f"{text}.")
+    if counts.unclassified:
+        text += f"; {counts.unclassified} more {'cell has' if counts.unclassified == 1 else 'cells have'} no call"
+    return Finding(f"{text}.")
 
 
 @_rule(
