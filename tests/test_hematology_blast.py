@@ -143,7 +143,8 @@ def test_the_finding_says_how_many_normal_blood_gives_and_agrees_with_the_differ
     ]
     _, finding = find_blasts([*healthy, *unsure, *[replace(o, field="f3.png") for o in blood(blasts=1)]], WEIGHTS)
     assert not finding.flagged
-    assert finding.text.startswith("1 of 93 nucleated cells looks like a blast, normal blood gives up to 4; the most")
+    says = "1 of 93 nucleated cells has some signs of a blast, no more than normal blood gives (up to 4); its signs: "
+    assert finding.text.startswith(says)
     assert finding.beside.endswith("beside 62 neutrophils (2 of them without a call).")
 
 

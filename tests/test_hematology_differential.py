@@ -96,6 +96,14 @@ def test_absolutes_need_the_analysers_count():
     assert all(math.isnan(row.absolute_10e9_per_l) and row.absolute_outside == "" for row in found.rows)
 
 
+@pytest.mark.parametrize(("leukocytes", "side"), [(49, ""), (50, "high")])
+def test_nothing_is_called_high_or_low_without_a_differential(leukocytes, side):
+    # 49 lymphocytes of 49 are 100 %, 92.7 at least, and 20 x10^9/L: numbers stay, the word for them does not
+    row = counted(blood(lymphocyte=leukocytes), replace(SLIDE, wbc_10e9_per_l=20.0)).rows[1]
+    assert (row.percent, row.absolute_10e9_per_l) == (100.0, 20.0)
+    assert (row.outside, row.absolute_outside) == (side, side)
+
+
 def test_absolute_outside_takes_the_interval_too():
     # 50 % of 2.0 is 1.0, at most 0.603 * 2.0 = 1.21: below 2.0 with its interval
     low = counted(blood(neutrophil=50, lymphocyte=50), replace(SLIDE, wbc_10e9_per_l=2.0)).rows[0]

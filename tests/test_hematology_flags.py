@@ -238,6 +238,9 @@ def test_too_few_tells_of_the_cells_without_a_call():
     assert "more cells" not in raised(blood(neutrophil=40))["too_few_leukocytes"].text
     text = raised(blood(neutrophil=40, unclassified=90))["too_few_leukocytes"].text
     assert text == "40 leukocytes counted, 100 needed: no differential; 90 more cells have no call."
+    assert raised(blood(neutrophil=40, unclassified=1))["too_few_leukocytes"].text.endswith(
+        "; 1 more cell has no call."
+    )
 
 
 def test_possible_says_so():

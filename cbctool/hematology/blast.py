@@ -326,13 +326,20 @@ def find_blasts(
     looks = "looks like a blast" if len(reasons) == 1 else "look like blasts"
     found = f"{len(reasons)} of {len(counted)} nucleated cells {looks}"
     limit = normal_limit(len(evidence), options)
-    if flagged and len(reasons) <= limit:
+    if not flagged:
+        few = "has some signs of a blast" if len(reasons) == 1 else "have some signs of blasts"
+        text = (
+            f"{len(reasons)} of {len(counted)} nucleated cells {few}, no more than normal blood gives (up to {limit})"
+        )
+    elif len(reasons) <= limit:
         text = f"{found}; the nuclei together are unlike normal ones (log likelihood ratio {total:.1f}, "
         text += f"limit {options.slide_evidence:g})"
     else:
         text = f"{found}, normal blood gives up to {limit}"
     if reasons:
-        text += f"; the most blast-like: {', '.join(next(iter(reasons.values())))}"
+        text += (
+            f"; {'the most blast-like' if len(reasons) > 1 else 'its signs'}: {', '.join(next(iter(reasons.values())))}"
+        )
     uncalled = sum(p.status is CellStatus.UNCLASSIFIED for p in neutrophils)
     beside = f"{found}, beside {len(neutrophils)} neutrophil{'' if len(neutrophils) == 1 else 's'}"
     beside += f" ({uncalled} of them without a call)" if uncalled else ""

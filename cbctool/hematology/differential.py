@@ -114,7 +114,7 @@ def differential(
     area_mm2 = sum(field.area_mm2 for field in fields if field.quality.fit)
     band = profile.band(slide.age_years)
     return Differential(
-        rows=_rows(counts, wbc if math.isnan(corrected) else corrected, weights, band),
+        rows=_rows(counts, wbc if math.isnan(corrected) else corrected, weights, band, carries is not Adequacy.NONE),
         adequacy=carries,
         leukocytes=n,
         unclassified=counts.unclassified,
@@ -153,7 +153,10 @@ def adequacy(leukocytes: int, tiers: AdequacyTiers) -> Adequacy:
     return Adequacy.REPORTABLE if leukocytes < tiers.preferred else Adequacy.PREFERRED
 
 
-def _rows(counts: Counts, wbc: float, weights: WeightsInfo, band: ReferenceBand | None) -> tuple[DifferentialRow, ...]:
+def _rows(
+    counts: Counts, wbc: float, weights: WeightsInfo, band: ReferenceBand | None, judged: bool
+) -> tuple[DifferentialRow, ...]:
+    """A row per class. Where the count carries no differential (not ``judged``) nothing is called high or low."""
     n = counts.leukocytes
     per_class = [counts.classified[cell_class] for cell_class in LEUKOCYTES]
     sampling = zip(*clopper_pearson(per_class, n), strict=True)
@@ -176,11 +179,13 @@ def _rows(counts: Counts, wbc: float, weights: WeightsInfo, band: ReferenceBand 
                 total_low,
                 total_high,
                 *expected,
-                outside=outside(percent, ci_low, ci_high, expected),
+                outside=outside(percent, ci_low, ci_high, expected) if judged else "",
                 absolute_10e9_per_l=absolute,
                 absolute_reference_low=expected_absolute[0],
                 absolute_reference_high=expected_absolute[1],
-                absolute_outside=outside(absolute, wbc * ci_low / 100, wbc * ci_high / 100, expected_absolute),
+                absolute_outside=outside(absolute, wbc * ci_low / 100, wbc * ci_high / 100, expected_absolute)
+                if judged
+                else "",
             )
         )
     return tuple(rows)

@@ -152,7 +152,7 @@ def _blast_like_cells(evidence: Evidence) -> Finding | None:
 @_rule(
     "blast_like_possible",
     Severity.NOTE,
-    "possible blast-like cells",
+    "few blast-like cells",
     "Single cells have signs of blasts, but no more than a slide of this size may show without any.",
     "Blast-like cells are present without the flag for blast-like cells.",
     _BLAST_SOURCE,
@@ -261,7 +261,9 @@ def _too_few_leukocytes(evidence: Evidence) -> Finding | None:
         return None
     cells = "leukocyte" if counts.leukocytes == 1 else "leukocytes"
     text = f"{counts.leukocytes} {cells} counted, {tiers.reportable} needed: {counts.adequacy}"
-    return Finding(f"{text}; {counts.unclassified} more cells have no call." if counts.unclassified else f"{text}.")
+    if counts.unclassified:
+        text += f"; {counts.unclassified} more {'cell has' if counts.unclassified == 1 else 'cells have'} no call"
+    return Finding(f"{text}.")
 
 
 @_rule(

@@ -91,7 +91,7 @@ def _wbc_text(result: SlideResult) -> str:
     corrected = result.differential.wbc_corrected_10e9_per_l
     text = f"{result.slide.wbc_10e9_per_l:g} ×10⁹/L from the analyser"
     if corrected == corrected:
-        return f"{text}, corrected for NRBC {corrected:.2f}"
+        return f"{text}, corrected for NRBC to {corrected:.3g}"
     return f"{text}, not corrected for NRBC" if result.slide.wbc_uncorrected else text
 
 
