@@ -11,6 +11,8 @@ import pytest
 
 from cbctool.cli import app, attach_slide_name
 from cbctool.errors import CbctoolError, ExitCode
+from cbctool.run.analyse import RunReport
+from cbctool.run.words import closing_table
 
 COMMANDS = sorted(command.name or command.callback.__name__.replace("_", "-") for command in app.registered_commands)  # type: ignore[union-attr]
 
@@ -155,6 +157,16 @@ def test_the_closing_table(picture: Path, tmp_path: Path) -> None:
     assert result.stdout.startswith("slide")
     assert "Slides: 1 analysed" in result.stdout
     assert "preliminary" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("leukocytes", "adequacy", "told"), [(8, "no differential", "N 6 L 2 (cells)"), (200, "preferred", "N 75 L 25")]
+)
+def test_the_closing_table_has_no_percentages_of_a_few_cells(leukocytes: int, adequacy: str, told: str) -> None:
+    row = {"slide": "a", "status": "done", "leukocytes": leukocytes, "adequacy": adequacy, "flags": ""}
+    row |= {"neutrophil_percent": 75.0, "lymphocyte_percent": 25.0}
+    report = RunReport((row,), (), (), 1, 0, 0, 1, 9, 1.0, {})
+    assert told in closing_table(report, Path("out"))
 
 
 def test_info_tells_versions_weights_and_formats() -> None:

@@ -15,7 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from cbctool.records import LEUKOCYTES
+from cbctool.records import LEUKOCYTES, Adequacy
 from cbctool.run.analyse import RunReport
 from cbctool.run.discover import Discovery
 from cbctool.run.pipeline import FieldsProgress, Outcome
@@ -85,8 +85,12 @@ def _table_row(row: Mapping[str, Any]) -> tuple[str, str, str, str]:
     name = "".join(c if c.isprintable() else "�" for c in str(row["slide"]))
     if row["status"] == "failed":
         return name, "–", "failed, see failures.csv", ""
-    percents = [(_SHORT[one], _number(row.get(f"{one}_percent"))) for one in LEUKOCYTES]
-    differential = " ".join(f"{short} {value:.0f}" for short, value in percents if not math.isnan(value))
+    values = [(_SHORT[one], _number(row.get(f"{one}_percent"))) for one in LEUKOCYTES]
+    if row.get("adequacy") == Adequacy.NONE:  # so few cells carry no percentage
+        counts = [f"{short} {value * int(row['leukocytes']) / 100:.0f}" for short, value in values if value > 0]
+        differential = " ".join([*counts, "(cells)"]) if counts else ""
+    else:
+        differential = " ".join(f"{short} {value:.0f}" for short, value in values if not math.isnan(value))
     return name, str(row["leukocytes"]), differential or "–", str(row["flags"]).replace(";", ", ")
 
 
