@@ -371,8 +371,9 @@ def large_platelets(
 ) -> NDArray[Any]:
     """Which nucleated cells are large platelets.
 
-    Their granules gather like a nucleus, and pass for one where a field shows none to compare with. They are no larger than a red cell; the smallest nuclei, those of erythroblasts, are dense and even, a heap of
-    granules is neither. Of what the edge of the picture cuts nothing is said.
+    Their granules gather like a nucleus, and pass for one where a field shows none to compare with. They are no larger
+    than a red cell; the smallest nuclei, those of erythroblasts, are dense and even, a heap of granules is neither. Of
+    what the edge of the picture cuts nothing is said.
 
     Parameters
     ----------
