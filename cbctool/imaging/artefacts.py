@@ -55,6 +55,9 @@ class ArtefactOptions:
         have a fifth of green's density.
     deep_od, deep_blue_over_green : float
         Blue over green where blue is dense; PBC stays below 0.37 and 0.65.
+    beyond_red_cells, as_red_cells : float
+        Where red cells are yellow, brown or grey themselves, a hue is impossible only beyond this multiple of theirs;
+        piles of them are dense in blue, and spared where their hue is theirs but for this factor.
     pale_od : float
         Density from which flat areas of ``pale_um`` radius are judged against the field's own red cells.
     pale_blue, pale_red : float
@@ -92,6 +95,8 @@ class ArtefactOptions:
     blue_over_green: float = 1.3
     deep_od: float = 0.5
     deep_blue_over_green: float = 0.7
+    beyond_red_cells: float = 1.9
+    as_red_cells: float = 1.25
     green_spared: float = 0.5
     pale_od: float = 0.1
     pale_blue: float = 1.6
@@ -206,15 +211,21 @@ def _is_pale(density: NDArray[Any], colour: RedCellColour, options: ArtefactOpti
 
 def _impossible_hue(density: NDArray[Any], colour: RedCellColour, options: ArtefactOptions) -> NDArray[Any]:
     """Where a dense pixel has a hue that no stain has; (h, w) bool. A clipped red is spared by every stain."""
-    least_red = min(options.red_spared, options.red_spared_of_red_cells / colour.green_per_red)
+    red_per_blue, blue_per_green = colour.red_per_blue, colour.blue_per_green
+    least_red = options.red_spared_of_red_cells * min(1 / colour.green_per_red, red_per_blue)
+    least_red = min(options.red_spared, least_red) if colour.red_tells else 0.0
+    least_green = min(options.green_spared, colour.green_per_red / options.beyond_red_cells)
+    most_blue = max(options.blue_over_green, options.beyond_red_cells * blue_per_green)
     level = options.min_od * DENSITY_UNIT
     found = cv2.inRange(density, (0, 0, 0), (math.floor(level),) * 3) == 0
     place = np.flatnonzero(found)
     r, g, b = np.take(density.reshape(-1, 3), place, axis=0).T.astype(np.float32)
-    odd = r < (least_red if colour.red_tells else 0.0) * np.maximum(g, b)
-    odd |= (b > level) & (b > options.blue_over_green * g)
-    odd |= (b > options.deep_od * DENSITY_UNIT) & (b > options.deep_blue_over_green * g)
-    odd |= (r > level) & (g < options.green_spared * r)
+    odd = r < least_red * np.maximum(g, b)
+    odd |= (b > level) & (b > most_blue * g)
+    is_red_cell = (r < options.as_red_cells * red_per_blue * b) & (b < options.as_red_cells * blue_per_green * g)
+    deep = (b > options.deep_od * DENSITY_UNIT) & (b > options.deep_blue_over_green * g)
+    odd |= deep & ~is_red_cell
+    odd |= (r > level) & (g < least_green * r)
     np.put(found, place, odd)
     return found
 

@@ -53,7 +53,11 @@ class BackgroundOptions:
     blue_kept, stretched_share : float
         Dyes let blue through: the darkest thousandth of 74 fields of BCCD, PBC and ALL-IDB1 keeps 0.47 of the
         background's. Where more than this share of a field keeps less than ``blue_kept``, in shades and not in black
-        alone as what is drawn, the camera put its black there ("auto levels").
+        alone as what is drawn, the camera may have put its black there ("auto levels"). So may haemoglobin, where
+        eosin is weak: yellow and brown red cells keep 0.3 where they lie two deep.
+    near_black, black_share : float
+        What tells the two: a camera that stretches its levels has this share of each channel at black, but for what
+        JPEG blurs.
     dark_end : tuple of float
         What the darkest ``stretched_share`` keeps of the background (R, G, B) where the camera left black alone:
         between the medians of BCCD (0.67, 0.46, 0.76) and PBC (0.24, 0.09, 0.56).
@@ -70,6 +74,8 @@ class BackgroundOptions:
     local_sigma: float = 0.10
     blue_kept: float = 0.3
     stretched_share: float = 0.005
+    near_black: float = 12.0
+    black_share: float = 0.0002
     dark_end: tuple[float, float, float] = (0.45, 0.28, 0.65)
 
 
@@ -303,6 +309,8 @@ def _black(sample: Array, levels: Array, inside: Array, options: BackgroundOptio
     least = options.stretched_share * np.count_nonzero(inside)
     dark = (blue < kept) & inside
     if np.count_nonzero(dark) <= least or np.count_nonzero(dark & (3 * blue > kept)) <= 0.25 * np.count_nonzero(dark):
+        return 0.0, 0.0, 0.0
+    if (sample[inside] <= options.near_black).mean(axis=0).min() < options.black_share:
         return 0.0, 0.0, 0.0
     light = (sample / levels)[inside]
     end = np.partition(light, int(least), axis=0)[int(least)]

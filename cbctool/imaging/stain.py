@@ -44,6 +44,16 @@ class RedCellColour(NamedTuple):
     red_green_without_blue: float = 0.0
 
     @property
+    def red_per_blue(self) -> float:
+        """Red over blue density."""
+        return self.red_green_per_blue / (1.0 + self.green_per_red)
+
+    @property
+    def blue_per_green(self) -> float:
+        """Blue over green density: 0.4 to 1.2 where eosin is strong, more where haemoglobin's own colour shows."""
+        return 1.0 / (self.green_per_red * self.red_per_blue)
+
+    @property
     def red_tells(self) -> bool:
         """Whether red cells are seen in the red channel at all: not where it was exposed to full scale and clipped.
 
