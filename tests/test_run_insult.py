@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 
@@ -18,7 +19,17 @@ def test_fields_take_the_extremes_in_turn():
 
 
 @pytest.mark.parametrize(
-    "text", ["sepia", "gains:1", "gamma:dark", "resize:0", "blur:", "camera:0,1,0,0", "camera:0,-1,0,0,90"]
+    "text",
+    [
+        "sepia",
+        "gains:1",
+        "gamma:dark",
+        "resize:0",
+        "blur:",
+        "camera:0,1,0,0",
+        "camera:0,-1,0,0,90",
+        "restain:1,2,3,4,5,300",
+    ],
 )
 def test_insults_that_are_none_are_refused(text):
     with pytest.raises(UsageError, match="--insult"):
@@ -100,3 +111,32 @@ def test_insults_leave_the_picture_that_they_got_alone(kind):
     assert hurt.dtype == np.uint8
     assert (picture == before).all()
     assert hurt.shape != picture.shape or (hurt != picture).any()
+
+
+def smear_of_discs():
+    """Eight red cells, two of them overlapping, and a nucleus on yellowish ground; what they let through."""
+    white, red, nucleus = np.array([240, 235, 230]), np.array([0.9, 0.7, 0.75]), np.array([0.3, 0.2, 0.6])
+    rgb = np.tile(white.astype(float), (160, 160, 1))
+    for row, col in ((30, 30), (30, 75), (30, 120), (75, 30), (120, 30), (120, 75), (120, 120), (120, 132)):
+        cell = np.zeros((160, 160), np.uint8)
+        cv2.circle(cell, (col, row), 15, 1, -1)
+        rgb[cell > 0] *= red
+    cv2.circle(rgb, (95, 75), 14, (white * nucleus).tolist(), -1)
+    return np.rint(rgb).astype(np.uint8), white
+
+
+def test_restaining_gives_red_cells_and_nuclei_other_colours_and_leaves_the_background():
+    rgb, white = smear_of_discs()
+    brown = (205, 175, 140, 105, 60, 150)
+    stained = apply_insult(rgb, InsultKind.RESTAIN, brown).astype(int)
+    np.testing.assert_allclose(stained[5, 5], white, atol=3)
+    np.testing.assert_allclose(stained[30, 30], white * np.array(brown[:3]) / 255, atol=8)
+    np.testing.assert_allclose(stained[75, 95], white * np.array(brown[3:]) / 255, atol=8)
+    np.testing.assert_allclose(stained[120, 126], white * (np.array(brown[:3]) / 255) ** 2, atol=10)
+
+
+def test_without_nuclei_all_is_red_cells():
+    rgb, white = smear_of_discs()
+    rgb[58:92, 78:112] = white
+    stained = apply_insult(rgb, InsultKind.RESTAIN, (205, 175, 140, 105, 60, 150)).astype(int)
+    np.testing.assert_allclose(stained[120, 126], white * (np.array((205, 175, 140)) / 255) ** 2, atol=10)

@@ -288,10 +288,10 @@ def _insulted(picture: Field, task: _Task) -> tuple[Field, str]:
     if task.insult is None:
         return picture, ""
     working_px = 1.0
-    if task.insult is InsultKind.BLUR:
+    if task.insult in (InsultKind.BLUR, InsultKind.RESTAIN):
         if not math.isfinite(task.clean_um_per_px):
             raise CalibrationError(
-                f"{picture.name}: has no scale, so that a blur in pixels of the working scale means nothing.",
+                f"{picture.name}: has no scale, so that a {task.insult} at the working scale means nothing.",
                 "Pass --um-per-px.",
             )
         working_px = task.options.segment.working_um_per_px / task.clean_um_per_px

@@ -12,6 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cbctool.errors import UsageError
+from cbctool.imaging.background import estimate_background
+from cbctool.imaging.segment import SegmentOptions
+from cbctool.imaging.stain import DENSITY_UNIT, optical_density, red_cell_colour, stain_densities
 
 
 class InsultKind(StrEnum):
@@ -20,6 +23,7 @@ class InsultKind(StrEnum):
     GAINS = "gains"  # a factor per channel R, G, B; what passes full scale is lost, as in a camera
     GAMMA = "gamma"
     STAIN = "stain"  # a factor on the optical density per channel R, G, B
+    RESTAIN = "restain"  # other colours of red cells and of nuclei, R, G, B of each on white ground
     RESIZE = "resize"
     BLUR = "blur"  # Gaussian, sigma in pixels of the working scale of segmentation
     JPEG = "jpeg"  # quality
@@ -38,6 +42,15 @@ EXTREMES: Mapping[InsultKind, tuple[tuple[float, ...], ...]] = {
     InsultKind.GAMMA: ((0.8,), (1.25,)),
     # pale, dark, rich in azure, rich in eosin
     InsultKind.STAIN: ((0.5, 0.5, 0.5), (1.5, 1.5, 1.5), (1.35, 1.05, 0.9), (0.8, 1.2, 1.1)),
+    # grey; brown, without eosin; olive; pink; blue, of an alkaline buffer; faded
+    InsultKind.RESTAIN: (
+        (196, 196, 200, 100, 70, 160),
+        (205, 175, 140, 105, 60, 150),
+        (190, 185, 160, 115, 75, 125),
+        (235, 165, 185, 150, 70, 170),
+        (195, 205, 222, 60, 65, 150),
+        (225, 205, 185, 165, 130, 175),
+    ),
     InsultKind.RESIZE: ((0.5,), (2.0,)),
     InsultKind.BLUR: ((1.0,),),
     InsultKind.JPEG: ((50.0,),),
@@ -90,7 +103,8 @@ def parse_insult(text: str) -> Insult:
     except ValueError:
         setting = ()
     least = 0.0 if kind is InsultKind.CAMERA else 1e-9
-    if len(setting) != len(EXTREMES[kind][0]) or not all(v >= least for v in setting):
+    most = 255.0 if kind is InsultKind.RESTAIN else np.inf
+    if len(setting) != len(EXTREMES[kind][0]) or not all(least <= v <= most for v in setting):
         example = ",".join(f"{v:g}" for v in EXTREMES[kind][0])
         raise UsageError(f"--insult {text!r}: its value cannot be used.", f"Write for example {kind}:{example}.")
     return Insult(kind, (setting,))
@@ -110,7 +124,13 @@ def apply_insult(
         ("auto levels", 0 for none), factor on the saturation, amount of sharpening after the noise was smeared away,
         sigma of the noise in grey levels, quality of the JPEG.
     working_px : float
-        Pixels of this picture per pixel of the working scale; only a blur asks for it.
+        Pixels of this picture per pixel of the working scale; a blur asks for it, and restaining.
+
+    Notes
+    -----
+    ``restain`` takes the picture apart into what its red cells and its nuclei absorb (Ruifrok & Johnston 2001) and puts
+    it together in other colours; of what is neither, as granules, half is left. Where it shows no nuclei, all is red
+    cells.
 
     Returns
     -------
@@ -125,6 +145,8 @@ def apply_insult(
         white = np.percentile(rgb.reshape(-1, 3), _WHITE_PERCENTILE, axis=0)
         levels = white * (np.arange(256)[:, np.newaxis] / np.maximum(white, 1)) ** np.asarray(setting)
         return np.asarray(cv2.LUT(rgb, np.clip(np.rint(levels), 0, 255).astype(np.uint8)[np.newaxis]))
+    if kind is InsultKind.RESTAIN:
+        return _restained(rgb, np.array(setting[:3]), np.array(setting[3:]), working_px)
     if kind is InsultKind.GAMMA:
         table = np.rint(255 * (np.arange(256) / 255) ** value).astype(np.uint8)
         return np.asarray(cv2.LUT(rgb, table))
@@ -134,6 +156,41 @@ def apply_insult(
     if kind is InsultKind.BLUR:
         return np.asarray(cv2.GaussianBlur(rgb, (0, 0), value * working_px))
     return _as_jpeg(_through_camera(rgb, *setting[:-1]) if kind is InsultKind.CAMERA else rgb, setting[-1])
+
+
+def _restained(rgb: NDArray[Any], red_cell: NDArray[Any], nucleus: NDArray[Any], working_px: float) -> NDArray[Any]:
+    """The picture with its usual red cell and its usual nucleus in the given colours (R, G, B)."""
+    height, width = rgb.shape[:2]
+    background = estimate_background(rgb)
+    flat = background.apply(rgb)
+    levels = optical_density(flat)
+    own = red_cell_colour(levels, _MIN_OD, SegmentOptions().working_um_per_px / working_px)
+    red = own.level / own.green_per_red
+    axes = np.array([[red, own.level, red / own.red_per_blue]]) / DENSITY_UNIT
+    new = -np.log10(red_cell / 255.0)[np.newaxis]
+    azure = stain_densities(levels, own)[0]
+    absorbs = azure[azure > _MIN_OD * DENSITY_UNIT]
+    if len(absorbs):
+        deep = azure > cv2.threshold(absorbs, 0, 255, cv2.THRESH_OTSU)[0]
+        if deep.any() and azure[deep].mean() > _NUCLEAR_AZURE * own.level:
+            axes = np.vstack([axes, np.median(levels[deep], axis=0) / DENSITY_UNIT])
+            new = np.vstack([new, -np.log10(nucleus / 255.0)])
+    density = -np.log10((flat.reshape(-1, 3) + 1.0) / 256.0)  # (pixels, 3)
+    amounts = density @ np.linalg.pinv(axes)
+    for stain in (0, 1) if len(axes) == 2 else ():
+        none = amounts[:, stain] < 0  # no stain gives light: what is left is the other's
+        other = axes[1 - stain]
+        amounts[none, 1 - stain] = density[none] @ other / (other @ other)
+        amounts[none, stain] = 0.0
+    rest = density - amounts @ axes
+    light = cv2.resize(background.levels, (width, height)).reshape(-1, 3)
+    restained = light * 10.0 ** -(amounts @ new + 0.5 * rest)
+    return np.clip(np.rint(restained), 0, 255).astype(np.uint8).reshape(rgb.shape)
+
+
+_MIN_OD = 0.02
+_NUCLEAR_AZURE = 2.0
+"""Azure density of nuclei over the density of red cells, at least: 2.8 and more in BCCD, PBC and ALL-IDB1."""
 
 
 def _as_jpeg(rgb: NDArray[Any], quality: float) -> NDArray[Any]:
