@@ -174,7 +174,7 @@ def red_cell_colour(
     """Level and colour of the field's red cells: the commonest ratios of what absorbs.
 
     Where most of that lies at nuclei, as in a picture of one leukocyte, only what lies further away is looked at: its
-    cytoplasm would pass for red cells.
+    cytoplasm would pass for red cells. Where nothing does, the least azure of what is no nucleus tells their colour.
 
     Parameters
     ----------
@@ -194,21 +194,24 @@ def red_cell_colour(
         With the medians over PBC and BCCD where the field has too few pixels to tell.
     """
     every = max(1, round((density.size / 3 / sample_px) ** 0.5))
-    grid = density[::every, ::every]
+    grid, um = density[::every, ::every], um * every
     absorbs = grid[..., 1] > min_od * DENSITY_UNIT
-    far = absorbs & ~_near_nuclei(grid, absorbs, um * every)
+    nuclei = _nuclei(grid, absorbs, um)
+    far = absorbs & ~_grown(nuclei, 2 * round(_CYTOPLASM_UM / um) + 1)
     if np.count_nonzero(far) < _FEW_RED_CELLS * np.count_nonzero(absorbs):
+        if not _are_enough(int(np.count_nonzero(far)), um):
+            return _least_azure(grid[absorbs & ~_grown(nuclei, 3)], um)
         absorbs = far
     sample = grid.reshape(-1, 3).astype(np.int16).T
     seen = np.flatnonzero(absorbs)
-    if len(seen) < 50 or len(seen) * (um * every) ** 2 < _LEAST_RED_UM2:
-        return RedCellColour(18.0, _USUAL_RED_GREEN_PER_BLUE, _USUAL_GREEN_PER_RED)
+    if not _are_enough(len(seen), um):
+        return _USUAL
     red, green, blue = np.take(sample, seen, axis=1)
     level = _median(green)
     both = red + green
     body = np.flatnonzero((green > 0.6 * level) & (blue >= 4) & (both < 110))
     if len(body) < 100:
-        return RedCellColour(level, _USUAL_RED_GREEN_PER_BLUE, _USUAL_GREEN_PER_RED)
+        return _USUAL._replace(level=level)
     red, green, blue, both = red[body], green[body], blue[body], both[body]
     shares = np.bincount(10 * both // blue, minlength=80)[5:80]  # in steps of 0.1 from 0.5 to 8
     per_blue = (int(np.argmax(np.convolve(shares, np.ones(5), mode="same"))) + 5.5) / 10
@@ -221,29 +224,58 @@ def red_cell_colour(
     return RedCellColour(level, per_blue, green_per_red)
 
 
-def _near_nuclei(density: NDArray[Any], absorbs: NDArray[Any], um: float) -> NDArray[Any]:
-    """Which pixels (h, w) lie in a nucleus or as near to one as cytoplasm does.
+def _grown(mask: NDArray[Any], size: int) -> NDArray[Any]:
+    """A mask (h, w) bool, grown by half a square of so many pixels."""
+    return np.asarray(cv2.dilate(mask.view(np.uint8), np.ones((size, size), np.uint8)).view(bool))
 
-    Nuclei absorb several times as much red light as anything else, red cells that overlap twice as much as single ones;
-    and of what they absorb more is red and less blue.
+
+def _are_enough(pixels: int, um: float) -> bool:
+    """Whether so many pixels can tell a colour, and hold half a red cell."""
+    return pixels >= 50 and pixels * um**2 >= _LEAST_RED_UM2
+
+
+def _least_azure(pixels: NDArray[Any], um: float) -> RedCellColour:
+    """Colour of the red cells of a picture that a leukocyte fills, from what absorbs and is no nucleus (n, 3).
+
+    No cytoplasm is as poor in azure as a red cell, so that the poorest tenth is what is seen of them. How dense they
+    are such slivers do not tell.
+    """
+    red, green, blue = pixels.astype(np.float32).T
+    body = np.flatnonzero((green > 0.6 * _median(green)) & (blue >= 4)) if len(green) else np.empty(0, int)
+    if not _are_enough(len(body), um):
+        return _USUAL
+    red, green, blue = red[body], green[body], blue[body]
+    per_blue = (red + green) / blue
+    least = float(np.partition(per_blue, len(body) // 10)[len(body) // 10])
+    alike = per_blue < 1.15 * least
+    green_per_red = _median(green[alike] / np.maximum(red[alike], 1))
+    return RedCellColour(_USUAL.level, min(least, _MOST_RED_GREEN_PER_BLUE), green_per_red)
+
+
+def _nuclei(density: NDArray[Any], absorbs: NDArray[Any], um: float) -> NDArray[Any]:
+    """Which pixels (h, w) lie in a nucleus, bool.
+
+    Nuclei absorb several times as much red light as anything else, red cells that overlap twice as much as single ones.
+    Where it is more than one nucleus or two, of what they absorb more is red and less blue, too: dark red cells are
+    told from bare ground by depth, as nuclei are from all else.
     """
     red = density[..., 0]
     values = red[absorbs]
-    near = np.zeros(red.shape, bool)
+    none = np.zeros(red.shape, bool)
     if len(values) < 50:
-        return near
+        return none
     level = cv2.threshold(values, 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)[0]
     dark = values > level
     if not 0 < np.count_nonzero(dark) < len(values):
-        return near
+        return none
     if values[dark].mean() < max(_NUCLEAR_OD * DENSITY_UNIT, _NUCLEAR_CONTRAST * values[~dark].mean()):
-        return near
-    blue = density[..., 2][absorbs]
-    per_blue, usual = (values[part].mean() / max(float(blue[part].mean()), 0.5) for part in (dark, ~dark))
-    if per_blue < _NUCLEAR_HUE * usual:
-        return near
-    size = 2 * round(_CYTOPLASM_UM / um) + 1
-    return np.asarray(cv2.dilate((red > level).view(np.uint8), np.ones((size, size), np.uint8)).view(bool))
+        return none
+    if np.count_nonzero(dark) * um**2 > _TWO_NUCLEI_UM2:
+        blue = density[..., 2][absorbs]
+        per_blue, usual = (values[part].mean() / max(float(blue[part].mean()), 0.5) for part in (dark, ~dark))
+        if per_blue < _NUCLEAR_HUE * usual:
+            return none
+    return np.asarray(red > level)
 
 
 _NUCLEAR_OD = 0.08
@@ -252,9 +284,12 @@ _NUCLEAR_OD = 0.08
 _NUCLEAR_CONTRAST = 2.5
 """Red density of nuclei over that of all else: 3 to 12 in fields of BCCD, PBC and ALL-IDB1."""
 
-_NUCLEAR_HUE = 1.3
+_NUCLEAR_HUE = 1.18
 """Red over blue density of nuclei over that of all else: 1.65 and more in the three sets, 1.2 to 1.5 where alkaline
 buffers leave red cells blue, 1.0 to 1.3 where dark red cells pass for nuclei (fields stained otherwise by numbers)."""
+
+_TWO_NUCLEI_UM2 = 300.0
+"""Two large nuclei: of a monocyte and of a blast."""
 
 _CYTOPLASM_UM = 4.0
 """A cytoplasm is seldom wider; what is left of it are few pixels."""
@@ -286,8 +321,8 @@ _MOST_RED_GREEN_PER_BLUE = 4.0
 """Haemoglobin absorbs blue: fields of BCCD, ALL-IDB1 and PBC have 1.15 to 3.25, 4.2 where a stain is a third richer in
 azure. More is what leukocytes have, where a field shows little else."""
 
-_USUAL_RED_GREEN_PER_BLUE = 2.3
-_USUAL_GREEN_PER_RED = 1.8
+_USUAL = RedCellColour(18.0, 2.3, 1.8)
+"""Medians over PBC and BCCD."""
 
 
 def stain_densities(density: NDArray[Any], colour: RedCellColour) -> tuple[NDArray[Any], NDArray[Any]]:
