@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +15,10 @@ GALLERY_ORDER: tuple[str, ...] = ("unclassified", *LEUKOCYTES, CellClass.ERYTHRO
 
 @dataclass(frozen=True)
 class Shown:
-    """One cell of a gallery: ``number`` field.cell ("3.17"), ``call`` code and probability, ``note`` second guess."""
+    """One cell of a gallery: ``number`` field.cell ("3.17"), ``call`` code and probability, ``note`` second guess.
+
+    ``call`` of a blast-like cell has no probability, which would read as that of a blast.
+    """
 
     observation: Observation
     number: str
@@ -72,6 +76,8 @@ def _call(observation: Observation, key: str) -> str:
     prediction = observation.prediction
     if observation.called is not None or prediction is None or prediction.probability != prediction.probability:
         return MARKS[key].code  # a person's word has no probability
+    if prediction.blast_like:
+        return f"{MARKS[key].code} blast-like"
     return f"{MARKS[key].code} {min(prediction.probability, 0.995):.2f}"
 
 
@@ -79,8 +85,6 @@ def _note(observation: Observation) -> str:
     prediction = observation.prediction
     if observation.called is not None:
         return f"was {MARKS[observation.called].code}"
-    if prediction is not None and prediction.blast_like:
-        return "blast-like"
     if prediction is None or prediction.cell_class is None or not prediction.probabilities:
         return ""
     if mark_key(observation) in ("unclassified", "excluded"):
@@ -126,8 +130,9 @@ def flagged_cells(result: SlideResult, most: int) -> tuple[list[Shown], int]:
 def gallery_groups(result: SlideResult, most: int) -> list[Group]:
     """Galleries per class in order of doubt, ``most`` cells in all.
 
-    Blast-like cells come first among the unclassified, then the least probable. Where there are more cells than
-    ``most``, each class gives up its surest ones; small classes stay whole.
+    Blast-like cells come first, by their evidence: the probability of a class that is not theirs says nothing of a
+    blast. The least probable calls follow. Where there are more cells than ``most``, each class gives up its surest
+    ones; small classes stay whole.
     """
     cells: dict[str, list[Shown]] = defaultdict(list)
     for shown in shown_cells(result):
@@ -140,6 +145,8 @@ def gallery_groups(result: SlideResult, most: int) -> list[Group]:
         if ordered:
             count = f"{len(ordered)}"
             note = count if len(ordered) <= quota else f"{count}, of which the {quota} most doubtful are shown"
+            if blasts := sum(_blast_like(shown) for shown in ordered):
+                note += f"; {blasts} blast-like, the most blast-like first"
             groups.append(Group(key, MARKS[key].label, note, tuple(ordered[:quota])))
     return groups
 
@@ -167,13 +174,19 @@ def doubts(group: Group) -> list[str]:
     return told
 
 
-def _doubt(shown: Shown) -> tuple[bool, bool, float]:
+def _blast_like(shown: Shown) -> bool:
     prediction = shown.observation.prediction
-    probability = (
-        1.0 if prediction is None or prediction.probability != prediction.probability else prediction.probability
-    )
-    blast_like = prediction is not None and prediction.blast_like
-    return (not blast_like, shown.observation.called is not None, probability)
+    return prediction is not None and prediction.blast_like
+
+
+def _doubt(shown: Shown) -> tuple[bool, bool, float]:
+    """Sorts the most doubtful first: blast-like cells by falling evidence, the others by rising probability."""
+    prediction = shown.observation.prediction
+    blast_like = _blast_like(shown)
+    value = math.nan
+    if prediction is not None:
+        value = -prediction.blast_evidence if blast_like else prediction.probability
+    return (not blast_like, shown.observation.called is not None, math.inf if value != value else value)
 
 
 def _quota(sizes: list[int], most: int) -> int:

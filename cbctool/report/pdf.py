@@ -435,10 +435,10 @@ def _all_flags(pages: _Pages) -> None:
 
 
 def _thumbnail(sheet: Sheet, shown: Shown, x: float, y: float) -> None:
-    """One cell: picture, field.cell number, probability, second guess; flagged cells have a heavy frame."""
+    """One cell: picture, call, field.cell number, second guess; flagged cells have a heavy frame."""
     sheet.jpeg(shown.thumbnail, x, y, THUMB, THUMB)
     sheet.box(x, y, THUMB, THUMB, stroke=INK if shown.flagged else GREY, line=2.0 if shown.flagged else 0.5)
-    sheet.text(x, y + THUMB + 7, shown.call, 6, bold=True)
+    sheet.text(x, y + THUMB + 7, shown.call, min(6, 6 * THUMB / text_width(shown.call, BOLD, 6)), bold=True)
     note_width = text_width(shown.note, FONT, 5) + 2 if shown.note else 0
     sheet.text(x, y + THUMB + 13, shown.number, 5.4, width=THUMB - note_width)
     sheet.text(x + THUMB, y + THUMB + 13, shown.note, 5, colour=GREY, align="right")

@@ -1,0 +1,54 @@
+"""Which cells a report shows, in which order, and what stands below them."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+from slides import cell, prediction, slide_result, thumbnail
+
+from cbctool.records import Observation, Prediction, SlideResult
+from cbctool.report.evidence import gallery_groups
+
+
+def unclassified(name: str, probability: float, evidence: float = math.nan) -> Prediction:
+    """A cell without a call; blast-like where there is evidence for it."""
+    blast_like = not math.isnan(evidence)
+    return prediction(name, probability, "unclassified", "", blast_like=blast_like, blast_evidence=evidence)
+
+
+def slide(predictions: Sequence[Prediction]) -> SlideResult:
+    """A slide of one field with these cells, numbered from 1."""
+    picture = thumbnail("lymphocyte")
+    cells = tuple(Observation("field_01.png", cell(i), made, picture) for i, made in enumerate(predictions, start=1))
+    return dataclasses.replace(slide_result({}), observations=cells)
+
+
+def test_blast_like_cells_go_by_their_evidence_and_come_before_the_least_probable() -> None:
+    group = gallery_groups(
+        slide(
+            [
+                unclassified("monocyte", 0.31),
+                unclassified("basophil", 0.40, evidence=2.5),
+                unclassified("lymphocyte", 0.97, evidence=9.0),
+                unclassified("monocyte", 0.60, evidence=4.0),
+                unclassified("monocyte", 0.25),
+                unclassified("monocyte", 0.99),
+            ]
+        ),
+        most=100,
+    )[0]
+    assert [shown.number for shown in group.cells] == ["1.3", "1.4", "1.2", "1.5", "1.1", "1.6"]
+    assert group.note == "6; 3 blast-like, the most blast-like first"
+
+
+def test_no_probability_stands_beside_blast_like() -> None:
+    group = gallery_groups(slide([unclassified("basophil", 0.92, evidence=3.0), unclassified("monocyte", 0.5)]), 10)[0]
+    assert [(shown.call, shown.note) for shown in group.cells] == [("? blast-like", "BAS?"), ("? 0.50", "MON?")]
+
+
+def test_evidence_that_is_not_known_sorts_last_among_the_blast_like() -> None:
+    unknown = dataclasses.replace(unclassified("monocyte", 0.5, evidence=1.0), blast_evidence=math.nan)
+    group = gallery_groups(slide([unknown, unclassified("monocyte", 0.5, evidence=2.0)]), 10)[0]
+    assert [shown.number for shown in group.cells] == ["1.2", "1.1"]
