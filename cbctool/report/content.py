@@ -59,9 +59,9 @@ FIELD_KEY = (
 GALLERY_KEY = (
     f"Most doubtful first. Pictures are {THUMBNAIL_UM:.0f} µm wide, a red cell is {RED_CELL_UM:g} µm. Below each: code "
     "and probability of the call, the cell's number (field.cell), and in grey the second guess, or with a question "
-    "mark the class that a cell without a call would have. Blast-like cells come first, the most blast-like at the head "
-    "by size and outline of the nucleus, N:C and what the network says, whichever class it would give them. A heavy "
-    "frame: the cell raised a flag."
+    "mark the class that a cell without a call would have. Blast-like cells come first, the most blast-like at the "
+    "head: by size and outline of the nucleus, N:C and what the network says, whichever class it would give them. A "
+    "heavy frame: the cell raised a flag."
 )
 
 FIELDS_KEY = (
