@@ -156,6 +156,8 @@ def confirmation(result: SlideResult) -> str:
         if not review.corrections
         else f"{review.corrections} call{'' if review.corrections == 1 else 's'} changed"
     )
+    if review.number > 1:
+        corrected += f" in {review.number} reviews"  # the others may have been somebody else's
     return f"Reviewed by {review.reviewer}, {parse_time(review.reviewed_at):%Y-%m-%d %H:%M} UTC, {corrected}"
 
 
