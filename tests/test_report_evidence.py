@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from slides import cell, prediction, slide_result, thumbnail
 
-from cbctool.records import Observation, Prediction, SlideResult
+from cbctool.records import CellClass, Observation, Prediction, SlideResult
 from cbctool.report.evidence import gallery_groups
 
 
@@ -52,3 +52,16 @@ def test_evidence_that_is_not_known_sorts_last_among_the_blast_like() -> None:
     unknown = dataclasses.replace(unclassified("monocyte", 0.5, evidence=1.0), blast_evidence=math.nan)
     group = gallery_groups(slide([unknown, unclassified("monocyte", 0.5, evidence=2.0)]), 10)[0]
     assert [shown.number for shown in group.cells] == ["1.2", "1.1"]
+
+
+def test_a_reviewers_artefact_is_still_shown_and_a_cell_without_a_picture_is_named() -> None:
+    taken_out = prediction("neutrophil", 0.9, "excluded", "named by the reviewer")
+    out = Observation("field_01.png", cell(1, "artefact"), taken_out, thumbnail("lymphocyte"), CellClass.NEUTROPHIL)
+    found = Observation("field_01.png", cell(2), prediction("lymphocyte"), b"", CellClass.PLATELET)
+    seen = Observation("field_01.png", cell(3), prediction("lymphocyte"), thumbnail("lymphocyte"))
+    groups = gallery_groups(dataclasses.replace(slide_result({}), observations=(out, found, seen)), 10)
+    assert [(g.key, g.note, len(g.cells)) for g in groups] == [
+        ("lymphocyte", "1, 1 more without a picture", 1),
+        ("excluded", "1", 1),
+    ]
+    assert groups[1].cells[0].note == "was NEU"

@@ -91,6 +91,13 @@ def test_flagged_fields_come_first_then_the_fullest() -> None:
     assert [summary.name for summary in fields_to_show(result)] == ["field_03.png", "field_01.png"]
 
 
+def test_the_field_of_the_most_severe_flag_comes_before_fuller_ones() -> None:
+    note = Flag("n", Severity.NOTE, "n", "n.", (("field_01.png", 1), ("field_03.png", 1)))
+    critical = Flag("c", Severity.CRITICAL, "c", "c.", (("field_03.png", 1),))
+    result = slide_result({"neutrophil": 4}, fields=3, flags=[note, critical])
+    assert [field.name for field in fields_to_show(result)] == ["field_03.png", "field_01.png", "field_02.png"]
+
+
 def test_by_field_has_what_is_drawn() -> None:
     result = slide_result({"neutrophil": 2, "platelet": 2}, red_cells=5, artefacts=1, fields=2)  # a smudge cell
     assert sum(len(group) for group in by_field(result.observations).values()) == 5

@@ -15,6 +15,7 @@ from cbctool.records import (
     Adequacy,
     CellKind,
     CellStatus,
+    Failure,
     FieldSummary,
     Flag,
     FlagRule,
@@ -65,9 +66,12 @@ GALLERY_KEY = (
 )
 
 FIELDS_KEY = (
-    "those with flagged cells first, then those with most nucleated cells. Solid box: counted; dashed box: "
-    "unclassified or not counted, smudge cells (×) among them; ring: platelet. The number is the cell's in its field."
+    "those with flagged cells first, the most urgent flags before others, then those with most nucleated cells. Solid "
+    "box: counted; dashed box: unclassified or not counted, smudge cells (×) among them; ring: platelet. The number is "
+    "the cell's in its field."
 )
+
+TILES_KEY = "Tiles overlap: a cell near the edge of one without a box is counted in the next."
 
 Rows = list[tuple[str, ...]]
 
@@ -164,6 +168,12 @@ def _fields_text(result: SlideResult) -> str:
     return text
 
 
+def failure_text(failure: Failure) -> str:
+    """A field that could not be analysed, in a sentence or two."""
+    text = f"{failure.error} {failure.advice}".strip()
+    return text if text.startswith(failure.path) else f"{failure.path}: {text}"
+
+
 def classified_text(result: SlideResult) -> str:
     """How many leukocytes were classified."""
     return f"{_plural(result.differential.leukocytes, 'leukocyte')} classified"
@@ -207,6 +217,12 @@ def panels(result: SlideResult) -> list[tuple[str, str, str]]:
 
 def _plural(count: int, name: str) -> str:
     return f"{count:,} {name}{'' if count == 1 else 's'}"
+
+
+def fields_text(result: SlideResult, shown: int) -> str:
+    """What stands above the annotated fields."""
+    tiles = f" {TILES_KEY}" if result.slide.whole_slide else ""
+    return f"{shown} of {_plural(len(result.fields), 'field')}: {FIELDS_KEY}{tiles}"
 
 
 def field_rows(result: SlideResult, most: int) -> list[tuple[tuple[str, ...], list[str]]]:
@@ -283,7 +299,7 @@ def method_facts(result: SlideResult) -> list[tuple[str, str]]:
         ("Weights sha256", weights.sha256),
         ("Trained on", weights.trained_on),
         ("Validated", "in the project's registry" if weights.validated else "local, not validated by the project"),
-        ("Held-out figures", ", ".join(f"{k} {v:.4g}" for k, v in weights.metrics.items()) or "–"),
+        ("Held-out figures", ", ".join(f"{k.replace('_', ' ')} {v:.4g}" for k, v in weights.metrics.items()) or "–"),
         (
             "Abstains",
             f"below probability {weights.abstain_below:.3g}, or unknown-score above {weights.unknown_above:.3g}",
@@ -292,6 +308,8 @@ def method_facts(result: SlideResult) -> list[tuple[str, str]]:
         ("Options", "; ".join([*options, "the laboratory's profile is in result.json"])),
     ]
 
+
+ERROR_TITLE = "The classifier on held-out cells of the laboratory that it was trained in, before abstention"
 
 ERROR_HEADINGS = ("class", "cells", "found (sensitivity)", "calls that are right (precision)")
 

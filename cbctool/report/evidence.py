@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -136,8 +136,10 @@ def gallery_groups(result: SlideResult, most: int) -> list[Group]:
     """
     cells: dict[str, list[Shown]] = defaultdict(list)
     for shown in shown_cells(result):
-        if shown.observation.cell.kind is CellKind.NUCLEATED:
+        if _in_gallery(shown.observation):
             cells[shown.key].append(shown)
+    # What was found as a platelet or an artefact has no picture, also where a reviewer knows better.
+    unseen = Counter(mark_key(o) for o in result.observations if _in_gallery(o) and not o.thumbnail)
     quota = _quota([len(cells[key]) for key in GALLERY_ORDER], most)
     groups = []
     for key in GALLERY_ORDER:
@@ -145,6 +147,8 @@ def gallery_groups(result: SlideResult, most: int) -> list[Group]:
         if ordered:
             count = f"{len(ordered)}"
             note = count if len(ordered) <= quota else f"{count}, of which the {quota} most doubtful are shown"
+            if unseen[key]:
+                note += f", {unseen[key]} more without a picture"
             if blasts := sum(_blast_like(shown) for shown in ordered):
                 note += f"; {blasts} blast-like, the most blast-like first"
             groups.append(Group(key, MARKS[key].label, note, tuple(ordered[:quota])))
@@ -172,6 +176,11 @@ def doubts(group: Group) -> list[str]:
     if len(told) > REASONS:
         told[REASONS:] = [f"and {len(told) - REASONS} more reasons, in cells.csv"]
     return told
+
+
+def _in_gallery(observation: Observation) -> bool:
+    """Nucleated cells, and what a reviewer has taken out from among them."""
+    return observation.cell.kind is CellKind.NUCLEATED or observation.called is not None
 
 
 def _blast_like(shown: Shown) -> bool:

@@ -26,9 +26,9 @@ from cbctool.records import (
 from cbctool.report.content import (
     ADEQUACY_WORDS,
     ERROR_HEADINGS,
+    ERROR_TITLE,
     FIELD_HEADINGS,
     FIELD_KEY,
-    FIELDS_KEY,
     GALLERY_KEY,
     MAP_HEADING,
     METHOD,
@@ -36,7 +36,9 @@ from cbctool.report.content import (
     chart_key,
     classified_text,
     error_rows,
+    failure_text,
     field_rows,
+    fields_text,
     flag_text,
     head_facts,
     legend,
@@ -492,8 +494,7 @@ def _annotated_fields(pages: _Pages, style: ReportStyle) -> None:
     numbers = numbered_fields(result)
     groups = by_field(result.observations)
     y = pages.turn(title)
-    intro = f"{len(chosen)} of {len(result.fields)} fields: {FIELDS_KEY}"
-    y = sheet.paragraph(MARGIN, y, intro, sheet.inner, 6.8, colour=GREY)
+    y = sheet.paragraph(MARGIN, y, fields_text(result, len(chosen)), sheet.inner, 6.8, colour=GREY)
     widest = max(summary.width_px * summary.scale.um_per_px for summary in chosen)
     columns = min(max(round(sheet.inner / (FIELD_POINTS_PER_UM * widest)), 1), MOST_COLUMNS)
     column = (sheet.inner - 10 * (columns - 1)) / columns
@@ -677,7 +678,7 @@ FIELD_ROWS = 50
 def _quality(flow: _Flow, result: SlideResult) -> None:
     for heading, lines in (
         ("Warnings", result.warnings),
-        ("Failed fields", [f"{f.path}: {f.error} {f.advice}" for f in result.failures]),
+        ("Failed fields", [failure_text(f) for f in result.failures]),
     ):
         if lines:
             flow.heading(heading)
@@ -753,7 +754,7 @@ def _error_table(flow: _Flow, result: SlideResult) -> None:
     rows = error_rows(result)
     if not rows:
         return
-    flow.heading("The classifier on held-out cells, before abstention")
+    flow.heading(ERROR_TITLE)
     starts = (0.0, 0.3, 0.45, 0.62)
     flow.row(_at(starts, ERROR_HEADINGS), 6.5, bold=True)
     flow.rule()

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from cbctool.records import SMUDGE_CELL, CellKind, FieldSummary, Observation, SlideResult
-from cbctool.report.style import MARKS, mark_key
+from cbctool.report.style import MARKS, SEVERITY_ORDER, mark_key
 
 OVERLAY_QUALITY = 85
 """JPEG quality of overlays: text edges stay clean, and a 640 x 480 field is about 80 kB."""
@@ -82,14 +82,17 @@ def by_field(observations: Iterable[Observation]) -> dict[str, list[Observation]
 
 
 def fields_to_show(result: SlideResult) -> list[FieldSummary]:
-    """Fields that have a picture: those with flagged cells first, then those with most nucleated cells."""
-    flagged = {name for flag in result.flags for name, _ in flag.cells}
+    """Fields that have a picture: by the most severe flag that has cells in them, then by their nucleated cells."""
+    severity: dict[str, int] = {}
+    for flag in result.flags:
+        for name, _ in flag.cells:
+            severity[name] = min(SEVERITY_ORDER[flag.severity], severity.get(name, len(SEVERITY_ORDER)))
     nucleated: dict[str, int] = defaultdict(int)
     for observation in result.observations:
         if observation.cell.kind is CellKind.NUCLEATED:
             nucleated[observation.field] += 1
     shown = [summary for summary in result.fields if summary.preview_jpeg]
-    return sorted(shown, key=lambda summary: (summary.name not in flagged, -nucleated[summary.name]))
+    return sorted(shown, key=lambda field: (severity.get(field.name, len(SEVERITY_ORDER)), -nucleated[field.name]))
 
 
 LARGE_PX = 1000

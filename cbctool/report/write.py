@@ -52,9 +52,17 @@ def write_slide(result: SlideResult, folder: Path, style: ReportStyle, rules: Se
     OutputError
         Where the folder cannot be written to, or the disk is full.
     """
+    result = dataclasses.replace(result, failures=tuple(_without_root(f, result) for f in result.failures))
     cells = _write(folder / "cells.csv", lambda file: file.writelines(map(str.encode, cell_lines(result))))
     evidence = _write(folder / "evidence.zip", partial(write_evidence, result, cells))
     return [cells, evidence, *(_write(folder / name, data) for name, data in _files(result, style, rules))]
+
+
+def _without_root(failure: Failure, result: SlideResult) -> Failure:
+    """A report is passed on: its messages name pictures, not the folders of the machine."""
+    root = f"{result.slide.root}{os.sep}"
+    error, advice = (text.replace(root, "") for text in (failure.error, failure.advice))
+    return dataclasses.replace(failure, error=error, advice=advice)
 
 
 def _files(result: SlideResult, style: ReportStyle, rules: Sequence[FlagRule]) -> Iterator[tuple[str, bytes]]:
