@@ -271,7 +271,7 @@ def _index_row(row: Mapping[str, Any], folder_of: Callable[[str], str], style: R
         rank = 2
     # Below the least number of leukocytes there is no differential, here as in the report.
     ratios: Mapping[str, Any] = {} if small else row
-    flags = [code for code in str(row.get("flags", "") or "").split(";") if code]
+    flags = [_flag_words(code) for code in str(row.get("flags", "") or "").split(";") if code]
     page = next((name for name in ("html", "pdf") if name in style.outputs), "")
     href = f"{quote(folder_of(slide).encode('utf-8', 'surrogateescape'))}/{f'report.{page}' if page else ''}"
     return {
@@ -288,6 +288,11 @@ def _index_row(row: Mapping[str, Any], folder_of: Callable[[str], str], style: R
 
 
 INDEX_CLASSES = ("neutrophil", "lymphocyte", "monocyte", "eosinophil", "basophil", "immature_granulocyte")
+
+
+def _flag_words(code: str) -> str:
+    """A flag's code as words: ``blast_like_cells`` to "blast-like cells"; the table has no more than the code."""
+    return code.replace("_like", "-like").replace("_", " ").replace("nrbc", "NRBC")
 
 
 def _text(value: Any) -> str:
