@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from slides import cell, prediction, slide_result, thumbnail
 
 from cbctool.records import CellClass, Observation, Prediction, SlideResult
-from cbctool.report.evidence import gallery_groups
+from cbctool.report.evidence import REASONS, doubts, gallery_groups
 
 
 def unclassified(name: str, probability: float, evidence: float = math.nan) -> Prediction:
@@ -46,6 +46,22 @@ def test_blast_like_cells_go_by_their_evidence_and_come_before_the_least_probabl
 def test_no_probability_stands_beside_blast_like() -> None:
     group = gallery_groups(slide([unclassified("basophil", 0.92, evidence=3.0), unclassified("monocyte", 0.5)]), 10)[0]
     assert [(shown.call, shown.note) for shown in group.cells] == [("? blast-like", "BAS?"), ("? 0.50", "MON?")]
+
+
+def test_many_blasts_do_not_crowd_out_the_other_reasons() -> None:
+    blasts = [
+        dataclasses.replace(unclassified("lymphocyte", 0.5, evidence=9.0 - i), blast_reasons=(f"N:C 0.{i}",))
+        for i in range(9)
+    ] * 2
+    blasts += [
+        dataclasses.replace(unclassified("monocyte", 0.5, evidence=3.0), blast_reasons=(f"nucleus 1.{i}",))
+        for i in range(9)
+    ]
+    doubtful = dataclasses.replace(unclassified("monocyte", 0.5), reason="low probability")
+    lines = doubts(gallery_groups(slide([*blasts, doubtful]), 100)[0])
+    assert len(lines) == REASONS + 1
+    assert lines[0] == "1.1, 1.10: blast-like: N:C 0.0"
+    assert lines[-2:] == ["and 7 more reasons, in cells.csv", "1.28: low probability"]
 
 
 def test_evidence_that_is_not_known_sorts_last_among_the_blast_like() -> None:

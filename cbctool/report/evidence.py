@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from cbctool.records import CLASSES, LEUKOCYTES, CellClass, CellKind, Observation, Prediction, SlideResult
@@ -160,22 +160,27 @@ REASONS = 12
 
 
 def doubts(group: Group) -> list[str]:
-    """Why cells are blast-like, unclassified or not counted: a line per reason with the cells' numbers."""
-    lines: dict[str, list[str]] = defaultdict(list)
+    """Why cells are blast-like, unclassified or not counted: a line per reason with the cells' numbers.
+
+    Every blast has its own measures: where there are too many lines it is theirs that are cut.
+    """
+    blasts: dict[str, list[str]] = defaultdict(list)
+    others: dict[str, list[str]] = defaultdict(list)
     for shown in group.cells:
         prediction = shown.observation.prediction
         if prediction is None:
             continue
         if prediction.blast_like:
-            lines["blast-like: " + ", ".join(prediction.blast_reasons)].append(shown.number)
+            blasts["blast-like: " + ", ".join(prediction.blast_reasons)].append(shown.number)
         elif group.key in ("unclassified", "excluded") and prediction.reason:
-            lines[prediction.reason].append(shown.number)
-    told = [
-        f"{', '.join(numbers[:12])}{' …' if len(numbers) > 12 else ''}: {reason}" for reason, numbers in lines.items()
-    ]
-    if len(told) > REASONS:
-        told[REASONS:] = [f"and {len(told) - REASONS} more reasons, in cells.csv"]
-    return told
+            others[prediction.reason].append(shown.number)
+    told = _reason_lines(blasts, max(REASONS - len(others), 1))
+    return told + _reason_lines(others, max(REASONS - len(told), 1))
+
+
+def _reason_lines(reasons: Mapping[str, Sequence[str]], most: int) -> list[str]:
+    lines = [f"{', '.join(cells[:12])}{' …' if len(cells) > 12 else ''}: {reason}" for reason, cells in reasons.items()]
+    return lines if len(lines) <= most else [*lines[:most], f"and {len(lines) - most} more reasons, in cells.csv"]
 
 
 def _in_gallery(observation: Observation) -> bool:

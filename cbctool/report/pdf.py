@@ -436,14 +436,21 @@ def _all_flags(pages: _Pages) -> None:
 # ----------------------------------------------------------------------------------------------------------- galleries
 
 
+LEAST_NOTE = 3.5
+"""Points: smaller print is left out, as HTML and ``cells.csv`` have it."""
+
+
 def _thumbnail(sheet: Sheet, shown: Shown, x: float, y: float) -> None:
     """One cell: picture, call, field.cell number, second guess; flagged cells have a heavy frame."""
     sheet.jpeg(shown.thumbnail, x, y, THUMB, THUMB)
     sheet.box(x, y, THUMB, THUMB, stroke=INK if shown.flagged else GREY, line=2.0 if shown.flagged else 0.5)
     sheet.text(x, y + THUMB + 7, shown.call, min(6, 6 * THUMB / text_width(shown.call, BOLD, 6)), bold=True)
-    note_width = text_width(shown.note, FONT, 5) + 2 if shown.note else 0
-    sheet.text(x, y + THUMB + 13, shown.number, 5.4, width=THUMB - note_width)
-    sheet.text(x + THUMB, y + THUMB + 13, shown.note, 5, colour=GREY, align="right")
+    number_width = text_width(shown.number, FONT, 5.4)
+    sheet.text(x, y + THUMB + 13, shown.number, 5.4, width=THUMB)
+    if shown.note:  # gives way to the number, by which a cell is found again
+        size = min(5, 5 * (THUMB - number_width - 2) / text_width(shown.note, FONT, 5))
+        if size >= LEAST_NOTE:
+            sheet.text(x + THUMB, y + THUMB + 13, shown.note, size, colour=GREY, align="right")
 
 
 def _galleries(pages: _Pages, style: ReportStyle) -> None:
