@@ -98,7 +98,9 @@ def _wbc_text(result: SlideResult) -> str:
     text = f"{result.slide.wbc_10e9_per_l:g} ×10⁹/L from the analyser"
     if corrected == corrected:
         return f"{text}, corrected for NRBC to {corrected:.3g}"
-    return f"{text}, not corrected for NRBC" if result.slide.wbc_uncorrected else text
+    if result.slide.wbc_uncorrected:
+        return f"{text}, not corrected for NRBC"
+    return f"{text}, taken as corrected for NRBC" if result.differential.erythroblasts else text
 
 
 def chart_key(result: SlideResult) -> str:
