@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cbctool.records import Adequacy, CellClass, SlideResult
-from cbctool.report.style import LIMITS, confirmation, parse_time
+from cbctool.report.style import LIMITS, confirmation
 
 LOINC: Mapping[CellClass, tuple[str, str]] = {
     CellClass.NEUTROPHIL: ("26511-6", "Neutrophils/100 leukocytes in Blood"),
@@ -101,6 +101,5 @@ def notes(result: SlideResult) -> list[str]:
         f"{status[:1].upper()}{status[1:]}.",
         *([f"{f.severity.value}: {f.short}. {f.text}" for f in result.flags] or ["No flag was raised."]),
         *([f"Reference intervals: {intervals}."] if intervals else []),
-        f"Analysed {parse_time(result.analysed_at):%Y-%m-%d %H:%M} UTC by cbctool {result.version}.",
         *LIMITS,
     ]
