@@ -243,7 +243,13 @@ def test_a_profile_of_another_version_is_said(tmp_path: Path) -> None:
     (folder / "result.json").write_text(json.dumps(document))
     with pytest.raises(InputError, match="profile"):
         review_slide(folder, None, "A", reviewed_at=WHEN)
-    review_slide(folder, None, "A", profile=Path("docs/profile.example.toml"), reviewed_at=WHEN)
+    ours = tmp_path / "profile.toml"
+    ours.write_text('[lab]\nname = "Lab"\n[flags]\noff = ["too_few_leukocytes"]\n')
+    review_slide(folder, None, "A", profile=ours, reviewed_at=WHEN)
+    stored = json.loads((folder / "result.json").read_text())["options"]["profile"]
+    assert (stored["lab"]["name"], stored["flags"]["off"]) == ("Lab", ["too_few_leukocytes"])
+    review_slide(folder, None, "B", reviewed_at=WHEN)
+    assert "Lab" in (folder / "result.hl7").read_text(), "the profile in force is kept"
 
 
 def test_users_own_files_in_the_folder_survive(tmp_path: Path) -> None:

@@ -109,6 +109,7 @@ def review_slide(
         observations=interpretation.observations,
         differential=interpretation.differential,
         flags=interpretation.flags,
+        options={**before.options, "profile": laboratory.model_dump(mode="json")} if profile else before.options,
         review=Review(reviewer.strip(), moment, earlier.corrections + len(changes), earlier.number + 1),
     )
     _replace_report(folder, after, laboratory)
