@@ -53,6 +53,11 @@ def test_unclassified_and_excluded_are_not_counted_and_red_cells_not_drawn() -> 
     assert [(box.key, box.counted) for box in boxes] == [("unclassified", False), ("excluded", False)]
 
 
+def test_a_platelet_is_a_ring_unless_it_raised_a_flag() -> None:
+    platelets = [seen(1, "platelet"), seen(2, "platelet"), seen(3)]
+    assert [box.ring for box in boxes_of(field_summary("f"), platelets, {("f", 2)})] == [True, False, False]
+
+
 def test_overlay_draws_the_box_and_its_label_inside_the_picture() -> None:
     summary = field_summary("f", height_px=200, width_px=300)
     picture = decoded(overlay_jpeg(grey_field(), boxes_of(summary, [seen()])))

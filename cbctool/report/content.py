@@ -67,8 +67,8 @@ GALLERY_KEY = (
 
 FIELDS_KEY = (
     "those with flagged cells first, the most urgent flags before others, then those with most nucleated cells. Solid "
-    "box: counted; dashed box: unclassified or not counted, smudge cells (×) among them; ring: platelet. The number is "
-    "the cell's in its field."
+    "box: counted; dashed box: unclassified or not counted, smudge cells (×) among them; ring: platelet, unless it "
+    "raised a flag. The number is the cell's in its field."
 )
 
 TILES_KEY = "Tiles overlap: a cell near the edge of one without a box is counted in the next."

@@ -12,10 +12,10 @@ from urllib.parse import quote
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from cbctool.records import Adequacy, CellKind, FieldSummary, FlagRule, SlideResult, TileUse
+from cbctool.records import Adequacy, FieldSummary, FlagRule, SlideResult, TileUse
 from cbctool.report import content
 from cbctool.report.evidence import Shown, doubts, flagged_cells, gallery_groups, numbered_fields
-from cbctool.report.pictures import boxes_of, by_field, fields_to_show, scale_bar
+from cbctool.report.pictures import boxes_of, by_field, fields_to_show, flagged_identities, scale_bar
 from cbctool.report.style import (
     LIMITS,
     MARKS,
@@ -166,7 +166,7 @@ def _anchor(numbers: Mapping[str, int], field: str, cell: int) -> str:
 def _fields(result: SlideResult, style: ReportStyle, overlays: Mapping[str, str]) -> list[dict[str, Any]]:
     """Fields with their boxes, within the bounds of the style; later ones are left to the overlay files."""
     numbers = numbered_fields(result)
-    groups = by_field(result.observations)
+    groups, flagged = by_field(result.observations), flagged_identities(result)
     fields = []
     weight = 0
     for summary in fields_to_show(result)[: style.html_fields]:
@@ -176,13 +176,13 @@ def _fields(result: SlideResult, style: ReportStyle, overlays: Mapping[str, str]
         boxes = [
             {
                 "anchor": _anchor(numbers, summary.name, box.observation.cell.cell),
-                "platelet": box.observation.cell.kind is CellKind.PLATELET,
+                "ring": box.ring,
                 "counted": box.counted,
                 "mark": MARKS[box.key],
                 "number": box.observation.cell.cell,
                 **{name: round(getattr(box, name), 1) for name in ("left", "top", "right", "bottom")},
             }
-            for box in boxes_of(summary, groups.get(summary.name, ()))
+            for box in boxes_of(summary, groups.get(summary.name, ()), flagged)
         ]
         fields.append(
             {

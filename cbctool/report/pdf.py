@@ -15,7 +15,6 @@ from reportlab.pdfgen.canvas import Canvas
 
 from cbctool.records import (
     Adequacy,
-    CellKind,
     DifferentialRow,
     FieldSummary,
     Flag,
@@ -50,7 +49,7 @@ from cbctool.report.content import (
     unclassified_text,
 )
 from cbctool.report.evidence import Shown, doubts, flagged_cells, gallery_groups, numbered_fields
-from cbctool.report.pictures import Box, boxes_of, by_field, fields_to_show, scale_bar
+from cbctool.report.pictures import Box, boxes_of, by_field, fields_to_show, flagged_identities, scale_bar
 from cbctool.report.sheet import (
     BAND,
     BOLD,
@@ -499,7 +498,7 @@ def _annotated_fields(pages: _Pages, style: ReportStyle) -> None:
     if not chosen:
         return
     numbers = numbered_fields(result)
-    groups = by_field(result.observations)
+    groups, flagged = by_field(result.observations), flagged_identities(result)
     y = pages.turn(title)
     y = sheet.paragraph(MARGIN, y, fields_text(result, len(chosen)), sheet.inner, 6.8, colour=GREY)
     widest = max(summary.width_px * summary.scale.um_per_px for summary in chosen)
@@ -518,7 +517,7 @@ def _annotated_fields(pages: _Pages, style: ReportStyle) -> None:
             with sheet.clipped(x, y + 12, width, height):
                 sheet.jpeg(summary.preview_jpeg, x, y + 12, width, height)
                 zoom = width / (summary.width_px * summary.preview_scale)
-                for box in boxes_of(summary, groups.get(summary.name, ())):
+                for box in boxes_of(summary, groups.get(summary.name, ()), flagged):
                     _annotation(sheet, box, zoom, (x, y + 12, width, height))
             sheet.box(x, y + 12, width, height, stroke=GREY)
         y += tallest + 20
@@ -548,7 +547,7 @@ def _annotation(sheet: Sheet, box: Box, zoom: float, frame: tuple[float, float, 
     if right <= left or bottom <= top:
         return
     mark = MARKS[box.key]
-    if box.observation.cell.kind is CellKind.PLATELET:
+    if box.ring:
         radius = max(right - left, bottom - top) / 2 + 1
         sheet.ring(x + (left + right) / 2, y + (top + bottom) / 2, radius, colour=mark.colour)
         return

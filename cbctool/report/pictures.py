@@ -10,7 +10,7 @@ import math
 import shutil
 import zipfile
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -24,7 +24,10 @@ OVERLAY_QUALITY = 85
 
 @dataclass(frozen=True)
 class Box:
-    """One annotation in preview pixels: the cell's box, the code it is labelled with, colour, and whether it counts."""
+    """One annotation in preview pixels: the cell's box, the code it is labelled with, colour, and whether it counts.
+
+    ``flagged`` says that the cell raised a flag. A platelet is a ring, unless it did: then it is found by its number.
+    """
 
     observation: Observation
     key: str
@@ -32,16 +35,28 @@ class Box:
     top: float
     right: float
     bottom: float
+    flagged: bool = False
+
+    @property
+    def ring(self) -> bool:
+        return self.observation.cell.kind is CellKind.PLATELET and not self.flagged
 
     @property
     def counted(self) -> bool:
         return self.key not in ("unclassified", "excluded")
 
 
-def boxes_of(summary: FieldSummary, observations: Iterable[Observation]) -> list[Box]:
+def flagged_identities(result: SlideResult) -> frozenset[tuple[str, int]]:
+    """(field, cell) of all cells that raised a flag."""
+    return frozenset(identity for flag in result.flags for identity in flag.cells)
+
+
+def boxes_of(
+    summary: FieldSummary, observations: Iterable[Observation], flagged: Collection[tuple[str, int]] = ()
+) -> list[Box]:
     """Annotations of one field in pixels of its preview: nucleated cells, smudge cells and platelets.
 
-    Cells are in pixels of the file; a tile's own origin is taken off.
+    Cells are in pixels of the file; a tile's own origin is taken off. ``flagged`` are (field, cell).
     """
     boxes = []
     scale = summary.preview_scale
@@ -57,6 +72,7 @@ def boxes_of(summary: FieldSummary, observations: Iterable[Observation]) -> list
                 (cell.ymin_px - summary.row_px) * scale,
                 (cell.xmax_px - summary.col_px) * scale,
                 (cell.ymax_px - summary.row_px) * scale,
+                (observation.field, cell.cell) in flagged,
             )
         )
     return boxes
@@ -121,7 +137,7 @@ def overlay_jpeg(preview: bytes, boxes: Sequence[Box], half: bool = False, um_pe
         red, green, blue = (int(mark.colour[i : i + 2], 16) for i in (1, 3, 5))
         colour = (blue, green, red)
         left, top, right, bottom = (round(zoom * v) for v in (box.left, box.top, box.right, box.bottom))
-        if box.observation.cell.kind is CellKind.PLATELET:
+        if box.ring:
             centre = ((left + right) // 2, (top + bottom) // 2)
             cv2.circle(picture, centre, max(3, (bottom - top + right - left) // 4 + 2), colour, 1, cv2.LINE_AA)
             continue
