@@ -243,6 +243,14 @@ def test_too_few_tells_of_the_cells_without_a_call():
     )
 
 
+def test_some_giant_platelets_among_very_many_are_normal():
+    few = raised(mix(platelets=380, large_platelets=5))
+    assert "platelet_clumps" not in few, "as many as 29 healthy fields of ALL-IDB1 have"
+    text = raised(mix(platelets=90, large_platelets=10))["platelet_clumps"].text
+    assert text.startswith("10 of 100 platelet objects (10.0 %) are as large as a red cell")
+    assert text.endswith("an analyser's platelet count may be too low.")
+
+
 def test_possible_says_so():
     text = raised(mix(erythroblast=2))["nrbc_possible"].text
     assert text.startswith("2 possible, see gallery")

@@ -146,12 +146,23 @@ def test_index_has_the_worst_first_and_links_to_every_report(tmp_path: Path) -> 
     ]
     write_run(tmp_path, rows, [], ReportStyle(), folder_of=lambda name: name.replace("?", "_"))
     text = (tmp_path / "index.html").read_text()
-    order = re.findall(r"<td><a href=\"[^\"]*\">([^<]*)</a></td>|<td>(broken)</td>", text)
+    order = re.findall(r"<td class=\"name\"><a href=\"[^\"]*\">([^<]*)</a></td>|<td class=\"name\">(broken)</td>", text)
     names = [a or b for a, b in order]
     assert names == ["broken", "blasts?", "lost a field", "too few", "warned", "a note", "fine"]
     assert text.count('<td class="n">66.7</td>') == 5, "no percentages where there is no differential"
     links = [a["href"] for a in Page(text).every("a")]
     assert links[:2] == ["blasts_/report.html", "lost%20a%20field/report.html"]
+
+
+def test_index_has_a_heading_for_every_column_and_names_flags_in_words(tmp_path: Path) -> None:
+    flags = [Flag("blast_like_cells", Severity.CRITICAL, "B", "b."), Flag("nrbc", Severity.WARNING, "N", "n.")]
+    row = summary_row(slide_result(COUNTS, flags=flags)) | {"comment": "second film"}
+    write_run(tmp_path, [row], [], ReportStyle())
+    found = Page((tmp_path / "index.html").read_text(encoding="utf-8"))
+    assert len(found.every("th")) == len(found.every("td"))
+    text = " ".join("".join(found.text).split())
+    assert "blast-like cells; NRBC" in text
+    assert "second film" in text
 
 
 def test_index_from_rows_read_back_is_the_same(tmp_path: Path) -> None:

@@ -103,7 +103,7 @@ def test_fhir_is_valid(name: str) -> None:
     urls = {entry.fullUrl for entry in bundle.entry}
     assert len(urls) == len(bundle.entry)
     assert {reference.reference for reference in report.result} <= urls
-    assert len(report.result) == len(lis_values(result))
+    assert len(report.result) == len(lis_values(result)) + 1, "the flags"
     assert {entry.resource.status for entry in bundle.entry[1:-2]} == {report.status}
 
 
@@ -116,6 +116,8 @@ def test_fhir_values() -> None:
     too_few = json.loads(result_fhir(slide_result(), STYLE))["entry"][1]["resource"]
     assert "valueQuantity" not in too_few
     assert too_few["dataAbsentReason"]["coding"][0]["code"] == "not-performed"
+    assert too_few["dataAbsentReason"]["text"] == "too few leukocytes for a differential: 18 classified"
+    assert found["SMEAR-FLAGS"]["valueString"] == observations(adequate())["SMEAR-FLAGS"][5] == "immature_granulocytes"
     assert found["26478-8"]["referenceRange"][0]["low"] == {
         "value": 20.0,
         "unit": "%",
@@ -133,3 +135,31 @@ def test_without_reference_intervals_for_the_age_nrbc_have_none_either() -> None
     assert math.isnan(lis_values(newborn)[6].high)
     assert lis_values(newborn)[6].interpretation == ""
     assert observations(newborn)["19048-8"][7:9] == ["", ""]
+
+
+def test_no_time_of_collection_is_made_up() -> None:
+    result = dataclasses.replace(reviewed(), analysed_at="2026-03-01T09:00:00+01:00")
+    order = next(line for line in result_hl7(result, STYLE).split("\r") if line.startswith("OBR")).split("|")
+    assert (order[7], order[22]) == ("", "20260302100000+0000")
+    assert {(fields[14], fields[19]) for fields in observations(result).values()} == {("", "20260301080000+0000")}
+    resources = [entry["resource"] for entry in json.loads(result_fhir(result, STYLE))["entry"]]
+    assert not any("effectiveDateTime" in resource for resource in resources)
+    assert {r["issued"] for r in resources if "issued" in r} == {"2026-03-02T10:00:00+00:00"}
+    analysed = {r["extension"][0]["valueDateTime"] for r in resources if r["resourceType"] == "Observation"}
+    assert analysed == {"2026-03-01T08:00:00+00:00"}
+
+
+def test_a_value_that_rounding_puts_on_the_edge_is_called_as_in_the_other_outputs() -> None:
+    counts = adequate().differential
+    row = dataclasses.replace(counts.rows[0], percent=80.04, outside="borderline high")
+    edge = dataclasses.replace(adequate(), differential=dataclasses.replace(counts, rows=(row, *counts.rows[1:])))
+    assert (lis_values(edge)[0].value, lis_values(edge)[0].interpretation) == (80.0, "H")
+
+
+def test_both_exports_say_the_same_beside_the_values() -> None:
+    for result in CASES.values():
+        message = parse_message(result_hl7(result, STYLE))
+        told = [segment.split("|")[3] for segment in message.value.split("\r") if segment.startswith("NTE")]
+        conclusion = json.loads(result_fhir(result, STYLE))["entry"][0]["resource"]["conclusion"].split("\n")
+        assert told == [escaped(line) for line in conclusion]
+        assert conclusion[0].endswith(".")

@@ -120,6 +120,9 @@ def test_the_reference_intervals_and_the_age_stand_on_page_one() -> None:
     assert "Reference intervals: from 18 years; a textbook." in text
     assert "61 years" in text
     assert "from the analyser, not corrected for NRBC" in text
+    silent = dataclasses.replace(slide, wbc_uncorrected=False)
+    text = " ".join(pages(pdf(dataclasses.replace(result, slide=silent, differential=counts)))[0].split())
+    assert "from the analyser, taken as corrected for NRBC" in text  # two were counted
     corrected = dataclasses.replace(counts, wbc_corrected_10e9_per_l=6.254)
     text = " ".join(pages(pdf(dataclasses.replace(result, slide=slide, differential=corrected)))[0].split())
     assert "corrected for NRBC to 6.25" in text  # as the flag has it; "NRBC 6.25" would be a count of NRBC

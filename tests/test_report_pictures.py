@@ -53,6 +53,11 @@ def test_unclassified_and_excluded_are_not_counted_and_red_cells_not_drawn() -> 
     assert [(box.key, box.counted) for box in boxes] == [("unclassified", False), ("excluded", False)]
 
 
+def test_a_platelet_is_a_ring_unless_it_raised_a_flag() -> None:
+    platelets = [seen(1, "platelet"), seen(2, "platelet"), seen(3)]
+    assert [box.ring for box in boxes_of(field_summary("f"), platelets, {("f", 2)})] == [True, False, False]
+
+
 def test_overlay_draws_the_box_and_its_label_inside_the_picture() -> None:
     summary = field_summary("f", height_px=200, width_px=300)
     picture = decoded(overlay_jpeg(grey_field(), boxes_of(summary, [seen()])))
@@ -89,6 +94,13 @@ def test_flagged_fields_come_first_then_the_fullest() -> None:
     bare = dataclasses.replace(result.fields[1], preview_jpeg=b"")
     result = dataclasses.replace(result, fields=(result.fields[0], bare, result.fields[2]))
     assert [summary.name for summary in fields_to_show(result)] == ["field_03.png", "field_01.png"]
+
+
+def test_the_field_of_the_most_severe_flag_comes_before_fuller_ones() -> None:
+    note = Flag("n", Severity.NOTE, "n", "n.", (("field_01.png", 1), ("field_03.png", 1)))
+    critical = Flag("c", Severity.CRITICAL, "c", "c.", (("field_03.png", 1),))
+    result = slide_result({"neutrophil": 4}, fields=3, flags=[note, critical])
+    assert [field.name for field in fields_to_show(result)] == ["field_03.png", "field_01.png", "field_02.png"]
 
 
 def test_by_field_has_what_is_drawn() -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 from slides import RULES, slide_result
 
 from cbctool.errors import OutputError
+from cbctool.records import Failure
 from cbctool.report import OUTPUTS, ReportStyle, summary_row, write_run, write_slide
 
 ALWAYS = {"cells.csv", "differential.csv", "result.json", "evidence.zip"}
@@ -48,6 +50,16 @@ def test_overlays_are_bounded(tmp_path: Path) -> None:
 
 def test_slide_without_fields_or_cells(tmp_path: Path) -> None:
     assert write_slide(slide_result({}, fields=1), tmp_path, ReportStyle(), RULES)
+
+
+def test_no_folder_of_the_machine_gets_into_a_report(tmp_path: Path) -> None:
+    result = slide_result({"neutrophil": 1}, fields=1)
+    message = f"{result.slide.root / 'broken.jpg'} is cut short."
+    result = dataclasses.replace(result, failures=(Failure("s", "broken.jpg", message, "Copy it again."),))
+    write_slide(result, tmp_path, ReportStyle(outputs=frozenset({"html"})), RULES)
+    page, document = ((tmp_path / name).read_text(encoding="utf-8") for name in ("report.html", "result.json"))
+    assert "<p>– broken.jpg is cut short. Copy it again.</p>" in page
+    assert str(result.slide.root) not in page + document
 
 
 @pytest.mark.parametrize("name", ["😐.png", "a\udcff.png", "日本/x.png", "=1+1.png", "x" * 250 + ".png"])

@@ -14,7 +14,7 @@ from cbctool import hematology, report
 from cbctool.errors import InputError, UsageError
 from cbctool.hematology.profile import Profile
 from cbctool.records import CellClass, CellKind, CellStatus, SlideResult
-from cbctool.run import manifest
+from cbctool.run import manifest, review
 from cbctool.run.review import review_slide
 
 WHEN = datetime(2026, 3, 2, 10, tzinfo=UTC)
@@ -203,6 +203,53 @@ def test_spreadsheets_own_ways(tmp_path: Path) -> None:
     path.write_bytes(("field; cell;class ;note\n" + line + ";;;\n").encode("cp1252"))
     after = review_slide(folder, path, "A", reviewed_at=WHEN)
     assert count(after, CellClass.IMMATURE_GRANULOCYTE) == 2
+
+
+@pytest.mark.parametrize(
+    ("written", "name", "same"),
+    [("12", "0012", True), ("2,02611E+14", "202611290001234", True), ("13", "0012", False), ("s", "0012", False)],
+)
+def test_a_slide_named_by_a_number_is_known_as_a_spreadsheet_saves_it(written: str, name: str, same: bool) -> None:
+    assert review._names(written, name) is same
+
+
+def test_a_table_from_before_an_earlier_review_takes_nothing_back(tmp_path: Path) -> None:
+    folder, _ = made(tmp_path)
+    row = row_of(folder, **{"class": "neutrophil", "status": "classified"})
+    old = edited(folder, "old.csv")
+    review_slide(folder, edited(folder, **{f"r{row}": {"class": "monocyte"}}), "A", reviewed_at=WHEN)
+    with pytest.raises(UsageError, match=f"row {row}: the table is older than the last review"):
+        review_slide(folder, old, "B", reviewed_at=WHEN)
+    back = review_slide(folder, edited(folder, **{f"r{row}": {"class": "neutrophil"}}), "B", reviewed_at=WHEN)
+    assert count(back, CellClass.MONOCYTE) == 0, "on the table of now a call can be taken back"
+
+
+def test_an_artefact_that_a_second_reviewer_leaves_open_is_an_unclassified_cell_again(tmp_path: Path) -> None:
+    folder, before = made(tmp_path)
+    row = row_of(folder, **{"class": "neutrophil", "status": "classified"})
+    review_slide(folder, edited(folder, **{f"r{row}": {"class": "artefact"}}), "A", reviewed_at=WHEN)
+    after = review_slide(folder, edited(folder, **{f"r{row}": {"class": "unclassified"}}), "B", reviewed_at=WHEN)
+    assert after.differential.unclassified == before.differential.unclassified + 1
+    assert after.observations[row - 2].prediction is not None
+    assert after.observations[row - 2].prediction.cell_class is CellClass.NEUTROPHIL, "the software's guess"
+    written = report.read_table(folder / "cells.csv")[row - 2]
+    assert (written["kind"], written["reason"]) == ("nucleated", "left open by the reviewer")
+
+
+def test_a_profile_of_another_version_is_said(tmp_path: Path) -> None:
+    folder, _ = made(tmp_path)
+    document = json.loads((folder / "result.json").read_text())
+    document["options"]["profile"] = {"flags": {"gone": 1}}
+    (folder / "result.json").write_text(json.dumps(document))
+    with pytest.raises(InputError, match="profile"):
+        review_slide(folder, None, "A", reviewed_at=WHEN)
+    ours = tmp_path / "profile.toml"
+    ours.write_text('[lab]\nname = "Lab"\n[flags]\noff = ["too_few_leukocytes"]\n')
+    review_slide(folder, None, "A", profile=ours, reviewed_at=WHEN)
+    stored = json.loads((folder / "result.json").read_text())["options"]["profile"]
+    assert (stored["lab"]["name"], stored["flags"]["off"]) == ("Lab", ["too_few_leukocytes"])
+    review_slide(folder, None, "B", reviewed_at=WHEN)
+    assert "Lab" in (folder / "result.hl7").read_text(), "the profile in force is kept"
 
 
 def test_users_own_files_in_the_folder_survive(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ TIMES = {
     "finished_at",
     "timestamp",
     "issued",
-    "effectiveDateTime",
+    "valueDateTime",
     "lastUpdated",
 }
 

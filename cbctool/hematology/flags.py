@@ -16,11 +16,11 @@ import numpy as np
 from cbctool.hematology.blast import BlastFinding
 from cbctool.hematology.calls import cell_name
 from cbctool.hematology.intervals import clopper_pearson, false_positive_limit
+from cbctool.hematology.normal_cells import RED_CELL_SEGMENTED_UM
 from cbctool.hematology.profile import Profile
 from cbctool.records import (
     CLASSES,
     LEUKOCYTES,
-    RED_CELL_UM,
     SMUDGE_CELL,
     Adequacy,
     CellClass,
@@ -124,7 +124,7 @@ _BLAST_SOURCE = (
     "blast_like_predominance",
     Severity.CRITICAL,
     "blast-like predominance",
-    "Abnormal mononuclear cells prevail and mature neutrophils are few. Look at the film now.",
+    "Cells that look like blasts are as many as mature neutrophils, or more. Look at the film now.",
     "The flag for blast-like cells is raised, and blast-like cells are at least as many as mature neutrophils and at "
     "least a fifth of all nucleated cells. It does not wait for an adequate count.",
     "Acute leukaemia on the differential: predominance of blasts with fewer mature neutrophils (StatPearls NBK611988)",
@@ -528,20 +528,29 @@ for _few in (True, False):
     "platelet_clumps",
     Severity.WARNING,
     "platelet clumps or giant platelets",
-    "Platelet objects as large as a red cell. The platelet count is too low where platelets clump.",
-    "At least the profile's number of platelet objects with an area of a red cell or more.",
-    "ISLH 2005: platelet clumps and giant platelets call for review; a platelet is 2-4 um across, a red cell 7.5",
+    "Platelet objects as large as a red cell. An analyser's platelet count may be too low where platelets clump, and "
+    "where giant ones are taken for red cells.",
+    "At least the profile's number of platelet objects with the area of a red cell or more, both as segmentation draws "
+    "them, and the exact 95 % interval of their share of all platelet objects above the profile's limit.",
+    "ISLH 2005: platelet clumps and giant platelets call for review; ICSH 2015 (Palmer et al., Int J Lab Hem 37:287): "
+    "a giant platelet is as large as a red cell or larger",
 )
 def _platelet_clumps(evidence: Evidence) -> Finding | None:
-    red_cell_um2 = math.pi / 4 * RED_CELL_UM**2
-    cells = tuple(
-        (o.field, o.cell.cell)
-        for o in evidence.observations
-        if o.cell.kind is CellKind.PLATELET and o.cell.area_um2 >= red_cell_um2
-    )
-    if len(cells) < evidence.profile.flags.large_platelets:
+    red_cell_um2 = math.pi / 4 * RED_CELL_SEGMENTED_UM**2
+    platelets = [o for o in evidence.observations if o.cell.kind is CellKind.PLATELET]
+    cells = tuple((o.field, o.cell.cell) for o in platelets if o.cell.area_um2 >= red_cell_um2)
+    limits = evidence.profile.flags
+    if len(cells) < limits.large_platelets:
         return None
-    return Finding(f"{len(cells)} platelet objects are as large as a red cell.", cells)
+    low, _ = clopper_pearson(len(cells), len(platelets))
+    if 100 * low <= limits.large_platelets_percent:
+        return None
+    share = 100.0 * len(cells) / len(platelets)
+    return Finding(
+        f"{len(cells)} of {len(platelets)} platelet objects ({share:.1f} %) are as large as a red cell, clumps or "
+        "giant platelets: an analyser's platelet count may be too low.",
+        cells,
+    )
 
 
 @_rule(

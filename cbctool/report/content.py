@@ -15,6 +15,7 @@ from cbctool.records import (
     Adequacy,
     CellKind,
     CellStatus,
+    Failure,
     FieldSummary,
     Flag,
     FlagRule,
@@ -58,14 +59,19 @@ FIELD_KEY = (
 
 GALLERY_KEY = (
     f"Most doubtful first. Pictures are {THUMBNAIL_UM:.0f} µm wide, a red cell is {RED_CELL_UM:g} µm. Below each: code "
-    "and probability of the call, the cell's number (field.cell), and the second guess in grey. A heavy frame: the "
-    "cell raised a flag."
+    "and probability of the call, the cell's number (field.cell), and in grey the second guess, or with a question "
+    "mark the class that a cell without a call would have. Blast-like cells come first, the most blast-like at the "
+    "head: by size and outline of the nucleus, N:C and what the network says, whichever class it would give them. A "
+    "heavy frame: the cell raised a flag."
 )
 
 FIELDS_KEY = (
-    "those with flagged cells first, then those with most nucleated cells. Solid box: counted; dashed box: "
-    "unclassified or not counted, smudge cells (×) among them; ring: platelet. The number is the cell's in its field."
+    "those with flagged cells first, the most urgent flags before others, then those with most nucleated cells. Solid "
+    "box: counted; dashed box: unclassified or not counted, smudge cells (×) among them; ring: platelet, unless it "
+    "raised a flag. The number is the cell's in its field."
 )
+
+TILES_KEY = "Tiles overlap: a cell near the edge of one without a box is counted in the next."
 
 Rows = list[tuple[str, ...]]
 
@@ -92,7 +98,9 @@ def _wbc_text(result: SlideResult) -> str:
     text = f"{result.slide.wbc_10e9_per_l:g} ×10⁹/L from the analyser"
     if corrected == corrected:
         return f"{text}, corrected for NRBC to {corrected:.3g}"
-    return f"{text}, not corrected for NRBC" if result.slide.wbc_uncorrected else text
+    if result.slide.wbc_uncorrected:
+        return f"{text}, not corrected for NRBC"
+    return f"{text}, taken as corrected for NRBC" if result.differential.erythroblasts else text
 
 
 def chart_key(result: SlideResult) -> str:
@@ -162,6 +170,12 @@ def _fields_text(result: SlideResult) -> str:
     return text
 
 
+def failure_text(failure: Failure) -> str:
+    """A field that could not be analysed, in a sentence or two."""
+    text = f"{failure.error} {failure.advice}".strip()
+    return text if text.startswith(failure.path) else f"{failure.path}: {text}"
+
+
 def classified_text(result: SlideResult) -> str:
     """How many leukocytes were classified."""
     return f"{_plural(result.differential.leukocytes, 'leukocyte')} classified"
@@ -205,6 +219,12 @@ def panels(result: SlideResult) -> list[tuple[str, str, str]]:
 
 def _plural(count: int, name: str) -> str:
     return f"{count:,} {name}{'' if count == 1 else 's'}"
+
+
+def fields_text(result: SlideResult, shown: int) -> str:
+    """What stands above the annotated fields."""
+    tiles = f" {TILES_KEY}" if result.slide.whole_slide else ""
+    return f"{shown} of {_plural(len(result.fields), 'field')}: {FIELDS_KEY}{tiles}"
 
 
 def field_rows(result: SlideResult, most: int) -> list[tuple[tuple[str, ...], list[str]]]:
@@ -281,7 +301,7 @@ def method_facts(result: SlideResult) -> list[tuple[str, str]]:
         ("Weights sha256", weights.sha256),
         ("Trained on", weights.trained_on),
         ("Validated", "in the project's registry" if weights.validated else "local, not validated by the project"),
-        ("Held-out figures", ", ".join(f"{k} {v:.4g}" for k, v in weights.metrics.items()) or "–"),
+        ("Held-out figures", ", ".join(f"{k.replace('_', ' ')} {v:.4g}" for k, v in weights.metrics.items()) or "–"),
         (
             "Abstains",
             f"below probability {weights.abstain_below:.3g}, or unknown-score above {weights.unknown_above:.3g}",
@@ -290,6 +310,8 @@ def method_facts(result: SlideResult) -> list[tuple[str, str]]:
         ("Options", "; ".join([*options, "the laboratory's profile is in result.json"])),
     ]
 
+
+ERROR_TITLE = "The classifier on held-out cells of the laboratory that it was trained in, before abstention"
 
 ERROR_HEADINGS = ("class", "cells", "found (sensitivity)", "calls that are right (precision)")
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping
+import math
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from cbctool.records import CLASSES, LEUKOCYTES, CellClass, CellKind, Observation, Prediction, SlideResult
@@ -14,7 +15,10 @@ GALLERY_ORDER: tuple[str, ...] = ("unclassified", *LEUKOCYTES, CellClass.ERYTHRO
 
 @dataclass(frozen=True)
 class Shown:
-    """One cell of a gallery: ``number`` field.cell ("3.17"), ``call`` code and probability, ``note`` second guess."""
+    """One cell of a gallery: ``number`` field.cell ("3.17"), ``call`` code and probability, ``note`` second guess.
+
+    ``call`` of a blast-like cell has no probability, which would read as that of a blast.
+    """
 
     observation: Observation
     number: str
@@ -72,6 +76,8 @@ def _call(observation: Observation, key: str) -> str:
     prediction = observation.prediction
     if observation.called is not None or prediction is None or prediction.probability != prediction.probability:
         return MARKS[key].code  # a person's word has no probability
+    if prediction.blast_like:
+        return f"{MARKS[key].code} blast-like"
     return f"{MARKS[key].code} {min(prediction.probability, 0.995):.2f}"
 
 
@@ -79,8 +85,6 @@ def _note(observation: Observation) -> str:
     prediction = observation.prediction
     if observation.called is not None:
         return f"was {MARKS[observation.called].code}"
-    if prediction is not None and prediction.blast_like:
-        return "blast-like"
     if prediction is None or prediction.cell_class is None or not prediction.probabilities:
         return ""
     if mark_key(observation) in ("unclassified", "excluded"):
@@ -126,13 +130,16 @@ def flagged_cells(result: SlideResult, most: int) -> tuple[list[Shown], int]:
 def gallery_groups(result: SlideResult, most: int) -> list[Group]:
     """Galleries per class in order of doubt, ``most`` cells in all.
 
-    Blast-like cells come first among the unclassified, then the least probable. Where there are more cells than
-    ``most``, each class gives up its surest ones; small classes stay whole.
+    Blast-like cells come first, by their evidence: the probability of a class that is not theirs says nothing of a
+    blast. The least probable calls follow. Where there are more cells than ``most``, each class gives up its surest
+    ones; small classes stay whole.
     """
     cells: dict[str, list[Shown]] = defaultdict(list)
     for shown in shown_cells(result):
-        if shown.observation.cell.kind is CellKind.NUCLEATED:
+        if _in_gallery(shown.observation):
             cells[shown.key].append(shown)
+    # What was found as a platelet or an artefact has no picture, also where a reviewer knows better.
+    unseen = Counter(mark_key(o) for o in result.observations if _in_gallery(o) and not o.thumbnail)
     quota = _quota([len(cells[key]) for key in GALLERY_ORDER], most)
     groups = []
     for key in GALLERY_ORDER:
@@ -140,6 +147,10 @@ def gallery_groups(result: SlideResult, most: int) -> list[Group]:
         if ordered:
             count = f"{len(ordered)}"
             note = count if len(ordered) <= quota else f"{count}, of which the {quota} most doubtful are shown"
+            if unseen[key]:
+                note += f", {unseen[key]} more without a picture"
+            if blasts := sum(_blast_like(shown) for shown in ordered):
+                note += f"; {blasts} blast-like, the most blast-like first"
             groups.append(Group(key, MARKS[key].label, note, tuple(ordered[:quota])))
     return groups
 
@@ -149,31 +160,47 @@ REASONS = 12
 
 
 def doubts(group: Group) -> list[str]:
-    """Why cells are blast-like, unclassified or not counted: a line per reason with the cells' numbers."""
-    lines: dict[str, list[str]] = defaultdict(list)
+    """Why cells are blast-like, unclassified or not counted: a line per reason with the cells' numbers.
+
+    Every blast has its own measures: where there are too many lines it is theirs that are cut.
+    """
+    blasts: dict[str, list[str]] = defaultdict(list)
+    others: dict[str, list[str]] = defaultdict(list)
     for shown in group.cells:
         prediction = shown.observation.prediction
         if prediction is None:
             continue
         if prediction.blast_like:
-            lines["blast-like: " + ", ".join(prediction.blast_reasons)].append(shown.number)
+            blasts["blast-like: " + ", ".join(prediction.blast_reasons)].append(shown.number)
         elif group.key in ("unclassified", "excluded") and prediction.reason:
-            lines[prediction.reason].append(shown.number)
-    told = [
-        f"{', '.join(numbers[:12])}{' …' if len(numbers) > 12 else ''}: {reason}" for reason, numbers in lines.items()
-    ]
-    if len(told) > REASONS:
-        told[REASONS:] = [f"and {len(told) - REASONS} more reasons, in cells.csv"]
-    return told
+            others[prediction.reason].append(shown.number)
+    told = _reason_lines(blasts, max(REASONS - len(others), 1))
+    return told + _reason_lines(others, max(REASONS - len(told), 1))
+
+
+def _reason_lines(reasons: Mapping[str, Sequence[str]], most: int) -> list[str]:
+    lines = [f"{', '.join(cells[:12])}{' …' if len(cells) > 12 else ''}: {reason}" for reason, cells in reasons.items()]
+    return lines if len(lines) <= most else [*lines[:most], f"and {len(lines) - most} more reasons, in cells.csv"]
+
+
+def _in_gallery(observation: Observation) -> bool:
+    """Nucleated cells, and what a reviewer has taken out from among them."""
+    return observation.cell.kind is CellKind.NUCLEATED or observation.called is not None
+
+
+def _blast_like(shown: Shown) -> bool:
+    prediction = shown.observation.prediction
+    return prediction is not None and prediction.blast_like
 
 
 def _doubt(shown: Shown) -> tuple[bool, bool, float]:
+    """Sorts the most doubtful first: blast-like cells by falling evidence, the others by rising probability."""
     prediction = shown.observation.prediction
-    probability = (
-        1.0 if prediction is None or prediction.probability != prediction.probability else prediction.probability
-    )
-    blast_like = prediction is not None and prediction.blast_like
-    return (not blast_like, shown.observation.called is not None, probability)
+    blast_like = _blast_like(shown)
+    value = math.nan
+    if prediction is not None:
+        value = -prediction.blast_evidence if blast_like else prediction.probability
+    return (not blast_like, shown.observation.called is not None, math.inf if value != value else value)
 
 
 def _quota(sizes: list[int], most: int) -> int:

@@ -12,10 +12,10 @@ from urllib.parse import quote
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from cbctool.records import Adequacy, CellKind, FieldSummary, FlagRule, SlideResult, TileUse
+from cbctool.records import Adequacy, FieldSummary, FlagRule, SlideResult, TileUse
 from cbctool.report import content
 from cbctool.report.evidence import Shown, doubts, flagged_cells, gallery_groups, numbered_fields
-from cbctool.report.pictures import boxes_of, by_field, fields_to_show, scale_bar
+from cbctool.report.pictures import boxes_of, by_field, fields_to_show, flagged_identities, scale_bar
 from cbctool.report.style import (
     LIMITS,
     MARKS,
@@ -114,13 +114,15 @@ def report_html(
             map=_map(result),
             fields=fields,
             gallery_key=content.GALLERY_KEY,
-            fields_key=content.FIELDS_KEY,
+            fields_text=content.fields_text(result, len(fields)),
             field_key=content.FIELD_KEY,
             field_headings=content.FIELD_HEADINGS,
             field_rows=content.field_rows(result, FIELD_ROWS),
             stain_rows=content.stain_rows(result),
             method=content.METHOD,
             method_facts=content.method_facts(result),
+            failures=[content.failure_text(failure) for failure in result.failures],
+            error_title=content.ERROR_TITLE,
             error_headings=content.ERROR_HEADINGS,
             error_rows=content.error_rows(result),
             limits=LIMITS,
@@ -164,7 +166,7 @@ def _anchor(numbers: Mapping[str, int], field: str, cell: int) -> str:
 def _fields(result: SlideResult, style: ReportStyle, overlays: Mapping[str, str]) -> list[dict[str, Any]]:
     """Fields with their boxes, within the bounds of the style; later ones are left to the overlay files."""
     numbers = numbered_fields(result)
-    groups = by_field(result.observations)
+    groups, flagged = by_field(result.observations), flagged_identities(result)
     fields = []
     weight = 0
     for summary in fields_to_show(result)[: style.html_fields]:
@@ -174,13 +176,13 @@ def _fields(result: SlideResult, style: ReportStyle, overlays: Mapping[str, str]
         boxes = [
             {
                 "anchor": _anchor(numbers, summary.name, box.observation.cell.cell),
-                "platelet": box.observation.cell.kind is CellKind.PLATELET,
+                "ring": box.ring,
                 "counted": box.counted,
                 "mark": MARKS[box.key],
                 "number": box.observation.cell.cell,
                 **{name: round(getattr(box, name), 1) for name in ("left", "top", "right", "bottom")},
             }
-            for box in boxes_of(summary, groups.get(summary.name, ()))
+            for box in boxes_of(summary, groups.get(summary.name, ()), flagged)
         ]
         fields.append(
             {
@@ -269,7 +271,7 @@ def _index_row(row: Mapping[str, Any], folder_of: Callable[[str], str], style: R
         rank = 2
     # Below the least number of leukocytes there is no differential, here as in the report.
     ratios: Mapping[str, Any] = {} if small else row
-    flags = [code for code in str(row.get("flags", "") or "").split(";") if code]
+    flags = [_flag_words(code) for code in str(row.get("flags", "") or "").split(";") if code]
     page = next((name for name in ("html", "pdf") if name in style.outputs), "")
     href = f"{quote(folder_of(slide).encode('utf-8', 'surrogateescape'))}/{f'report.{page}' if page else ''}"
     return {
@@ -286,6 +288,11 @@ def _index_row(row: Mapping[str, Any], folder_of: Callable[[str], str], style: R
 
 
 INDEX_CLASSES = ("neutrophil", "lymphocyte", "monocyte", "eosinophil", "basophil", "immature_granulocyte")
+
+
+def _flag_words(code: str) -> str:
+    """A flag's code as words: ``blast_like_cells`` to "blast-like cells"; the table has no more than the code."""
+    return code.replace("_like", "-like").replace("_", " ").replace("nrbc", "NRBC")
 
 
 def _text(value: Any) -> str:

@@ -2,6 +2,9 @@
 
 LOINC codes are the method-less ones (percent of leukocytes), never those of an analyser's automated count or of a
 manual count, with which an image preclassification must not be mixed up. What has no such code goes under our own.
+
+Neither export names a patient or the time of collection: nobody has told the program, and the laboratory's system knows
+both from the order. What is given is when the slide was analysed and when the result was written.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cbctool.records import Adequacy, CellClass, SlideResult
+from cbctool.report.style import LIMITS, confirmation
 
 LOINC: Mapping[CellClass, tuple[str, str]] = {
     CellClass.NEUTROPHIL: ("26511-6", "Neutrophils/100 leukocytes in Blood"),
@@ -27,11 +31,16 @@ them against its own table before use."""
 LOCAL_SYSTEM = "urn:cbctool:codes"
 PANEL = ("WBC-DIFF-IMAGE", "Leukocyte differential on a blood smear, image preclassification")
 METHOD = ("IMAGE-PRECLASS", "Image preclassification (cbctool)")
+FLAGS = ("SMEAR-FLAGS", "Flags of the smear")
 
 
 @dataclass(frozen=True)
 class LisValue:
-    """One observation: code, value (NaN where it cannot be given), unit (UCUM) and reference interval."""
+    """One observation: code, value (NaN where it cannot be given, and why), unit (UCUM) and reference interval.
+
+    ``outside`` is as in :class:`~cbctool.records.DifferentialRow`, so that a value on the edge, rounded here, is called
+    what the other outputs call it.
+    """
 
     code: str
     display: str
@@ -40,13 +49,15 @@ class LisValue:
     unit: str
     low: float = math.nan
     high: float = math.nan
+    outside: str = ""
+    absent: str = ""
 
     @property
     def interpretation(self) -> str:
         """ "H", "L" or "N" against the reference interval; "" where there is none."""
         if math.isnan(self.low) or math.isnan(self.value):
             return ""
-        return "H" if self.value > self.high else "L" if self.value < self.low else "N"
+        return "H" if self.outside.endswith("high") else "L" if self.outside.endswith("low") else "N"
 
 
 def lis_values(result: SlideResult) -> list[LisValue]:
@@ -57,17 +68,38 @@ def lis_values(result: SlideResult) -> list[LisValue]:
     """
     d = result.differential
     counted = d.adequacy is not Adequacy.NONE
+    too_few = "" if counted else f"too few leukocytes for a differential: {d.leukocytes} classified"
     values = []
     for row in d.rows:
         percent = round(row.percent, 1) if counted else math.nan
         code, display = LOINC[row.cell_class]
-        values.append(LisValue(code, display, True, percent, "%", row.reference_low, row.reference_high))
+        interval = (row.reference_low, row.reference_high)
+        values.append(LisValue(code, display, True, percent, "%", *interval, row.outside, too_few))
     nrbc = round(d.nrbc_per_100_wbc, 1) if counted else math.nan
     # None in an adult's blood; where no interval holds for the age (newborns have some), none is given here either.
     none = 0.0 if any(row.reference_high == row.reference_high for row in d.rows) else math.nan
-    values.append(LisValue(*LOINC[CellClass.ERYTHROBLAST], True, nrbc, "/100{WBCs}", none, none))
+    high = "high" if nrbc > 0 else ""
+    values.append(LisValue(*LOINC[CellClass.ERYTHROBLAST], True, nrbc, "/100{WBCs}", none, none, high, too_few))
     values.append(LisValue("WBC-COUNTED", "Leukocytes classified", False, float(d.leukocytes), "{cells}"))
     values.append(LisValue("WBC-UNCLASSIFIED", "Nucleated cells unclassified", False, float(d.unclassified), "{cells}"))
     per_1000 = round(d.platelets_per_1000_red_cells, 1)
-    values.append(LisValue("PLT-PER-1000-RBC", "Platelets per 1000 red cells", False, per_1000, "/1000{RBCs}"))
+    ratio = ("PLT-PER-1000-RBC", "Platelets per 1000 red cells", False, per_1000, "/1000{RBCs}")
+    values.append(LisValue(*ratio, absent="" if d.erythrocytes else "no red cells counted"))
     return values
+
+
+def flag_codes(result: SlideResult) -> str:
+    """The flags' codes as ``summary.csv`` joins them; "none" without any."""
+    return ";".join(flag.code for flag in result.flags) or "none"
+
+
+def notes(result: SlideResult) -> list[str]:
+    """What must be read with the values, a sentence or two each: who confirmed them, flags, intervals, limits."""
+    status = confirmation(result)
+    intervals = result.differential.reference
+    return [
+        f"{status[:1].upper()}{status[1:]}.",
+        *([f"{f.severity.value}: {f.short}. {f.text}" for f in result.flags] or ["No flag was raised."]),
+        *([f"Reference intervals: {intervals}."] if intervals else []),
+        *LIMITS,
+    ]

@@ -15,7 +15,6 @@ from reportlab.pdfgen.canvas import Canvas
 
 from cbctool.records import (
     Adequacy,
-    CellKind,
     DifferentialRow,
     FieldSummary,
     Flag,
@@ -26,9 +25,9 @@ from cbctool.records import (
 from cbctool.report.content import (
     ADEQUACY_WORDS,
     ERROR_HEADINGS,
+    ERROR_TITLE,
     FIELD_HEADINGS,
     FIELD_KEY,
-    FIELDS_KEY,
     GALLERY_KEY,
     MAP_HEADING,
     METHOD,
@@ -36,7 +35,9 @@ from cbctool.report.content import (
     chart_key,
     classified_text,
     error_rows,
+    failure_text,
     field_rows,
+    fields_text,
     flag_text,
     head_facts,
     legend,
@@ -48,7 +49,7 @@ from cbctool.report.content import (
     unclassified_text,
 )
 from cbctool.report.evidence import Shown, doubts, flagged_cells, gallery_groups, numbered_fields
-from cbctool.report.pictures import Box, boxes_of, by_field, fields_to_show, scale_bar
+from cbctool.report.pictures import Box, boxes_of, by_field, fields_to_show, flagged_identities, scale_bar
 from cbctool.report.sheet import (
     BAND,
     BOLD,
@@ -434,14 +435,21 @@ def _all_flags(pages: _Pages) -> None:
 # ----------------------------------------------------------------------------------------------------------- galleries
 
 
+LEAST_NOTE = 3.5
+"""Points: smaller print is left out, as HTML and ``cells.csv`` have it."""
+
+
 def _thumbnail(sheet: Sheet, shown: Shown, x: float, y: float) -> None:
-    """One cell: picture, field.cell number, probability, second guess; flagged cells have a heavy frame."""
+    """One cell: picture, call, field.cell number, second guess; flagged cells have a heavy frame."""
     sheet.jpeg(shown.thumbnail, x, y, THUMB, THUMB)
     sheet.box(x, y, THUMB, THUMB, stroke=INK if shown.flagged else GREY, line=2.0 if shown.flagged else 0.5)
-    sheet.text(x, y + THUMB + 7, shown.call, 6, bold=True)
-    note_width = text_width(shown.note, FONT, 5) + 2 if shown.note else 0
-    sheet.text(x, y + THUMB + 13, shown.number, 5.4, width=THUMB - note_width)
-    sheet.text(x + THUMB, y + THUMB + 13, shown.note, 5, colour=GREY, align="right")
+    sheet.text(x, y + THUMB + 7, shown.call, min(6, 6 * THUMB / text_width(shown.call, BOLD, 6)), bold=True)
+    number_width = text_width(shown.number, FONT, 5.4)
+    sheet.text(x, y + THUMB + 13, shown.number, 5.4, width=THUMB)
+    if shown.note:  # gives way to the number, by which a cell is found again
+        size = min(5, 5 * (THUMB - number_width - 2) / text_width(shown.note, FONT, 5))
+        if size >= LEAST_NOTE:
+            sheet.text(x + THUMB, y + THUMB + 13, shown.note, size, colour=GREY, align="right")
 
 
 def _galleries(pages: _Pages, style: ReportStyle) -> None:
@@ -490,10 +498,9 @@ def _annotated_fields(pages: _Pages, style: ReportStyle) -> None:
     if not chosen:
         return
     numbers = numbered_fields(result)
-    groups = by_field(result.observations)
+    groups, flagged = by_field(result.observations), flagged_identities(result)
     y = pages.turn(title)
-    intro = f"{len(chosen)} of {len(result.fields)} fields: {FIELDS_KEY}"
-    y = sheet.paragraph(MARGIN, y, intro, sheet.inner, 6.8, colour=GREY)
+    y = sheet.paragraph(MARGIN, y, fields_text(result, len(chosen)), sheet.inner, 6.8, colour=GREY)
     widest = max(summary.width_px * summary.scale.um_per_px for summary in chosen)
     columns = min(max(round(sheet.inner / (FIELD_POINTS_PER_UM * widest)), 1), MOST_COLUMNS)
     column = (sheet.inner - 10 * (columns - 1)) / columns
@@ -510,7 +517,7 @@ def _annotated_fields(pages: _Pages, style: ReportStyle) -> None:
             with sheet.clipped(x, y + 12, width, height):
                 sheet.jpeg(summary.preview_jpeg, x, y + 12, width, height)
                 zoom = width / (summary.width_px * summary.preview_scale)
-                for box in boxes_of(summary, groups.get(summary.name, ())):
+                for box in boxes_of(summary, groups.get(summary.name, ()), flagged):
                     _annotation(sheet, box, zoom, (x, y + 12, width, height))
             sheet.box(x, y + 12, width, height, stroke=GREY)
         y += tallest + 20
@@ -540,7 +547,7 @@ def _annotation(sheet: Sheet, box: Box, zoom: float, frame: tuple[float, float, 
     if right <= left or bottom <= top:
         return
     mark = MARKS[box.key]
-    if box.observation.cell.kind is CellKind.PLATELET:
+    if box.ring:
         radius = max(right - left, bottom - top) / 2 + 1
         sheet.ring(x + (left + right) / 2, y + (top + bottom) / 2, radius, colour=mark.colour)
         return
@@ -677,7 +684,7 @@ FIELD_ROWS = 50
 def _quality(flow: _Flow, result: SlideResult) -> None:
     for heading, lines in (
         ("Warnings", result.warnings),
-        ("Failed fields", [f"{f.path}: {f.error} {f.advice}" for f in result.failures]),
+        ("Failed fields", [failure_text(f) for f in result.failures]),
     ):
         if lines:
             flow.heading(heading)
@@ -753,7 +760,7 @@ def _error_table(flow: _Flow, result: SlideResult) -> None:
     rows = error_rows(result)
     if not rows:
         return
-    flow.heading("The classifier on held-out cells, before abstention")
+    flow.heading(ERROR_TITLE)
     starts = (0.0, 0.3, 0.45, 0.62)
     flow.row(_at(starts, ERROR_HEADINGS), 6.5, bold=True)
     flow.rule()

@@ -10,13 +10,13 @@ import math
 import shutil
 import zipfile
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from cbctool.records import SMUDGE_CELL, CellKind, FieldSummary, Observation, SlideResult
-from cbctool.report.style import MARKS, mark_key
+from cbctool.report.style import MARKS, SEVERITY_ORDER, mark_key
 
 OVERLAY_QUALITY = 85
 """JPEG quality of overlays: text edges stay clean, and a 640 x 480 field is about 80 kB."""
@@ -24,7 +24,10 @@ OVERLAY_QUALITY = 85
 
 @dataclass(frozen=True)
 class Box:
-    """One annotation in preview pixels: the cell's box, the code it is labelled with, colour, and whether it counts."""
+    """One annotation in preview pixels: the cell's box, the code it is labelled with, colour, and whether it counts.
+
+    ``flagged`` says that the cell raised a flag. A platelet is a ring, unless it did: then it is found by its number.
+    """
 
     observation: Observation
     key: str
@@ -32,16 +35,28 @@ class Box:
     top: float
     right: float
     bottom: float
+    flagged: bool = False
+
+    @property
+    def ring(self) -> bool:
+        return self.observation.cell.kind is CellKind.PLATELET and not self.flagged
 
     @property
     def counted(self) -> bool:
         return self.key not in ("unclassified", "excluded")
 
 
-def boxes_of(summary: FieldSummary, observations: Iterable[Observation]) -> list[Box]:
+def flagged_identities(result: SlideResult) -> frozenset[tuple[str, int]]:
+    """(field, cell) of all cells that raised a flag."""
+    return frozenset(identity for flag in result.flags for identity in flag.cells)
+
+
+def boxes_of(
+    summary: FieldSummary, observations: Iterable[Observation], flagged: Collection[tuple[str, int]] = ()
+) -> list[Box]:
     """Annotations of one field in pixels of its preview: nucleated cells, smudge cells and platelets.
 
-    Cells are in pixels of the file; a tile's own origin is taken off.
+    Cells are in pixels of the file; a tile's own origin is taken off. ``flagged`` are (field, cell).
     """
     boxes = []
     scale = summary.preview_scale
@@ -57,6 +72,7 @@ def boxes_of(summary: FieldSummary, observations: Iterable[Observation]) -> list
                 (cell.ymin_px - summary.row_px) * scale,
                 (cell.xmax_px - summary.col_px) * scale,
                 (cell.ymax_px - summary.row_px) * scale,
+                (observation.field, cell.cell) in flagged,
             )
         )
     return boxes
@@ -82,14 +98,17 @@ def by_field(observations: Iterable[Observation]) -> dict[str, list[Observation]
 
 
 def fields_to_show(result: SlideResult) -> list[FieldSummary]:
-    """Fields that have a picture: those with flagged cells first, then those with most nucleated cells."""
-    flagged = {name for flag in result.flags for name, _ in flag.cells}
+    """Fields that have a picture: by the most severe flag that has cells in them, then by their nucleated cells."""
+    severity: dict[str, int] = {}
+    for flag in result.flags:
+        for name, _ in flag.cells:
+            severity[name] = min(SEVERITY_ORDER[flag.severity], severity.get(name, len(SEVERITY_ORDER)))
     nucleated: dict[str, int] = defaultdict(int)
     for observation in result.observations:
         if observation.cell.kind is CellKind.NUCLEATED:
             nucleated[observation.field] += 1
     shown = [summary for summary in result.fields if summary.preview_jpeg]
-    return sorted(shown, key=lambda summary: (summary.name not in flagged, -nucleated[summary.name]))
+    return sorted(shown, key=lambda field: (severity.get(field.name, len(SEVERITY_ORDER)), -nucleated[field.name]))
 
 
 LARGE_PX = 1000
@@ -118,7 +137,7 @@ def overlay_jpeg(preview: bytes, boxes: Sequence[Box], half: bool = False, um_pe
         red, green, blue = (int(mark.colour[i : i + 2], 16) for i in (1, 3, 5))
         colour = (blue, green, red)
         left, top, right, bottom = (round(zoom * v) for v in (box.left, box.top, box.right, box.bottom))
-        if box.observation.cell.kind is CellKind.PLATELET:
+        if box.ring:
             centre = ((left + right) // 2, (top + bottom) // 2)
             cv2.circle(picture, centre, max(3, (bottom - top + right - left) // 4 + 2), colour, 1, cv2.LINE_AA)
             continue

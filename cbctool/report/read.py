@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+import zlib
 from pathlib import Path
 
 from cbctool.errors import InputError
@@ -38,6 +39,9 @@ def read_slide(folder: Path) -> SlideResult:
         names = [summary["name"] for summary in document["fields"]]
         return result_of(document, observations, {names[i]: jpeg for i, jpeg in previews.items()}, folder, overview)
     except OSError as error:
-        raise InputError(f"{folder}: cannot be read: {error.strerror or error}.", advice) from error
-    except (zipfile.BadZipFile, KeyError, TypeError, ValueError, IndexError) as error:
+        name = Path(error.filename).name if error.filename else "a file"
+        raise InputError(f"{folder}: {name} cannot be read: {error.strerror or error}.", advice) from error
+    except KeyError as error:
+        raise InputError(f"{folder}: result.json or evidence.zip lacks {error}.", advice) from error
+    except (zipfile.BadZipFile, zlib.error, EOFError, TypeError, ValueError, IndexError) as error:
         raise InputError(f"{folder}: result.json or evidence.zip is damaged ({error}).", advice) from error

@@ -73,19 +73,19 @@ class Mark:
     colour: str  # "#rrggbb"
 
 
-# Colours: Okabe & Ito's palette for colour-blind readers (Color Universal Design, 2008), darkened where it is drawn
-# thin on a pale field.
+# Colours: Okabe & Ito's palette for colour-blind readers (Color Universal Design, 2008), darkened until white letters
+# on them have a contrast of 4.5 (WCAG 2 AA).
 MARKS: Mapping[str, Mark] = {
     CellClass.NEUTROPHIL: Mark("NEU", "Neutrophils", "#0072B2"),
-    CellClass.LYMPHOCYTE: Mark("LYM", "Lymphocytes", "#009E73"),
+    CellClass.LYMPHOCYTE: Mark("LYM", "Lymphocytes", "#007F5C"),
     CellClass.MONOCYTE: Mark("MON", "Monocytes", "#6A3D9A"),
-    CellClass.EOSINOPHIL: Mark("EOS", "Eosinophils", "#D55E00"),
+    CellClass.EOSINOPHIL: Mark("EOS", "Eosinophils", "#B84F00"),
     CellClass.BASOPHIL: Mark("BAS", "Basophils", "#1B1F8A"),
     CellClass.IMMATURE_GRANULOCYTE: Mark("IG", "Immature granulocytes", "#B0307A"),
     CellClass.ERYTHROBLAST: Mark("NRBC", "Erythroblasts", "#8A5A00"),
-    CellClass.PLATELET: Mark("PLT", "Platelets", "#777777"),
+    CellClass.PLATELET: Mark("PLT", "Platelets", "#6F6F6F"),
     "unclassified": Mark("?", "Unclassified", "#000000"),
-    "excluded": Mark("×", "Not counted", "#777777"),
+    "excluded": Mark("×", "Not counted", "#6F6F6F"),
 }
 
 TILE_MARKS: Mapping[TileUse, Mark] = {
@@ -156,6 +156,8 @@ def confirmation(result: SlideResult) -> str:
         if not review.corrections
         else f"{review.corrections} call{'' if review.corrections == 1 else 's'} changed"
     )
+    if review.number > 1:
+        corrected += f" in {review.number} reviews"  # the others may have been somebody else's
     return f"Reviewed by {review.reviewer}, {parse_time(review.reviewed_at):%Y-%m-%d %H:%M} UTC, {corrected}"
 
 

@@ -20,7 +20,7 @@ from cbctool.report.hl7 import result_hl7
 from cbctool.report.html import index_html, report_html
 from cbctool.report.names import overlay_names
 from cbctool.report.pdf import report_pdf
-from cbctool.report.pictures import boxes_of, by_field, fields_to_show, overlay_jpeg, write_evidence
+from cbctool.report.pictures import boxes_of, by_field, fields_to_show, flagged_identities, overlay_jpeg, write_evidence
 from cbctool.report.result_json import result_json
 from cbctool.report.style import ReportStyle
 from cbctool.report.tables import cell_lines, differential_csv, failures_csv, summary_csv
@@ -52,9 +52,17 @@ def write_slide(result: SlideResult, folder: Path, style: ReportStyle, rules: Se
     OutputError
         Where the folder cannot be written to, or the disk is full.
     """
+    result = dataclasses.replace(result, failures=tuple(_without_root(f, result) for f in result.failures))
     cells = _write(folder / "cells.csv", lambda file: file.writelines(map(str.encode, cell_lines(result))))
     evidence = _write(folder / "evidence.zip", partial(write_evidence, result, cells))
     return [cells, evidence, *(_write(folder / name, data) for name, data in _files(result, style, rules))]
+
+
+def _without_root(failure: Failure, result: SlideResult) -> Failure:
+    """A report is passed on: its messages name pictures, not the folders of the machine."""
+    root = f"{result.slide.root}{os.sep}"
+    error, advice = (text.replace(root, "") for text in (failure.error, failure.advice))
+    return dataclasses.replace(failure, error=error, advice=advice)
 
 
 def _files(result: SlideResult, style: ReportStyle, rules: Sequence[FlagRule]) -> Iterator[tuple[str, bytes]]:
@@ -66,10 +74,10 @@ def _files(result: SlideResult, style: ReportStyle, rules: Sequence[FlagRule]) -
     overlays: dict[str, str] = {}
     if "overlays" in style.outputs:
         names = overlay_names(summary.name for summary in result.fields)
-        groups = by_field(result.observations)
+        groups, flagged = by_field(result.observations), flagged_identities(result)
         for i, summary in enumerate(fields_to_show(result)[: style.max_overlays]):
             overlays[summary.name] = names[summary.name]
-            boxes = boxes_of(summary, groups.get(summary.name, ()))
+            boxes = boxes_of(summary, groups.get(summary.name, ()), flagged)
             scale = summary.scale.um_per_px / summary.preview_scale
             yield names[summary.name], overlay_jpeg(summary.preview_jpeg, boxes, i >= FULL_OVERLAYS, scale)
     if "pdf" in style.outputs:

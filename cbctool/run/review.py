@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+
+from pydantic import ValidationError
 
 from cbctool import hematology, report
 from cbctool.errors import InputError, OutputError, UsageError
@@ -35,6 +38,7 @@ WORDS: tuple[str, ...] = (*CLASSES, ARTEFACT, UNCLASSIFIED)
 """What may stand in ``class``: a class, or one of two words for what has none."""
 
 REASON = "named by the reviewer"
+LEFT_OPEN = "left open by the reviewer"
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,7 @@ def review_slide(
     UsageError
         A bad row, named by its number, or no reviewer; nothing is written.
     InputError
-        The folder is not a slide's report.
+        The folder is not a slide's report, or another version's.
     OutputError
         The new files cannot be written; the old ones stand.
     """
@@ -105,6 +109,7 @@ def review_slide(
         observations=interpretation.observations,
         differential=interpretation.differential,
         flags=interpretation.flags,
+        options={**before.options, "profile": laboratory.model_dump(mode="json")} if profile else before.options,
         review=Review(reviewer.strip(), moment, earlier.corrections + len(changes), earlier.number + 1),
     )
     _replace_report(folder, after, laboratory)
@@ -172,7 +177,7 @@ def find_corrections(rows: list[dict[str, str]], result: SlideResult, name: str)
 
         if not any(value.strip() for value in row.values()):
             continue
-        if row.get("slide") and row["slide"] != result.slide.name:
+        if row.get("slide") and not _names(row["slide"], result.slide.name):
             raise bad(f"slide {row['slide']!r}, but the report is on {result.slide.name!r}", "Pass this slide's cells.")
         try:
             identity = (row["field"], int(float(row["cell"])))
@@ -190,9 +195,22 @@ def find_corrections(rows: list[dict[str, str]], result: SlideResult, name: str)
         changed = _changed(observation, word, row.get("status", "").strip().lower())
         if changed and observation.prediction is None:
             raise bad("a red cell has no call that could be changed", "Leave `class` empty for red cells.")
+        if changed and row.get("called", observation.called or "").strip() != (observation.called or ""):
+            raise bad("the table is older than the last review", "Change the cells.csv that stands in the folder now.")
         if changed:
             found.append(Correction(number, *identity, changed))
     return found
+
+
+def _names(written: str, name: str) -> bool:
+    """Whether a spreadsheet may have saved a slide's name so: of a number it drops zeros and all digits but six."""
+    if written == name or not name.isdecimal():
+        return written == name
+    try:
+        value = float(written.replace(",", "."))
+    except ValueError:
+        return False
+    return abs(value - int(name)) <= (5e-6 * value if "e" in written.lower() else 0)
 
 
 def _changed(observation: Observation, word: str, status: str) -> str:
@@ -221,37 +239,41 @@ def _named(observation: Observation, word: str) -> Observation:
     cell, before = observation.cell, observation.prediction
     if before is None:
         raise ValueError("a cell without a prediction cannot be renamed")
-    if word == UNCLASSIFIED:
-        # The class stays as a guess, and a cell that nobody can name is still looked at for blast-likeness.
-        return replace(
-            observation, prediction=replace(before, status=CellStatus.UNCLASSIFIED, reason=REASON), called=None
-        )
     called = observation.called or before.cell_class
     if word == ARTEFACT:
         prediction = replace(before, cell_class=None, status=CellStatus.EXCLUDED, reason=REASON)
         return replace(
             observation, cell=replace(cell, kind=CellKind.ARTEFACT, reason=REASON), prediction=prediction, called=called
         )
-    name = CellClass(word)
-    kind = CellKind.PLATELET if name is CellClass.PLATELET else CellKind.NUCLEATED
-    cut = (
-        cell.nucleus_touches_edge and before.status is CellStatus.EXCLUDED
-    )  # where a cell lies is not a matter of opinion
+    # Of a cell that nobody can name the software's class stays as a guess, and it is still weighed as a blast.
+    name = called if word == UNCLASSIFIED else CellClass(word)
     prediction = Prediction(
         cell_class=name,
-        probability=before.probabilities[CLASSES.index(name)],
+        probability=before.probabilities[CLASSES.index(name)] if name else math.nan,
         probabilities=before.probabilities,
         unknown_score=before.unknown_score,
-        status=CellStatus.EXCLUDED if cut else CellStatus.CLASSIFIED,
-        reason=before.reason if cut else REASON,
+        status=CellStatus.CLASSIFIED,
+        reason=REASON,
     )
+    if cell.nucleus_touches_edge and before.status is CellStatus.EXCLUDED:
+        # where a cell lies is not a matter of opinion
+        prediction = replace(prediction, status=CellStatus.EXCLUDED, reason=before.reason)
+    elif word == UNCLASSIFIED:
+        prediction, called = replace(prediction, status=CellStatus.UNCLASSIFIED, reason=LEFT_OPEN), None
+    kind = CellKind.PLATELET if name is CellClass.PLATELET else CellKind.NUCLEATED
     return replace(observation, cell=replace(cell, kind=kind, reason=""), prediction=prediction, called=called)
 
 
 def _profile_of(result: SlideResult) -> Profile:
     """The profile that the report was made with, as its result tells."""
     stored = result.options.get("profile")
-    return Profile.model_validate(stored) if isinstance(stored, Mapping) else Profile()
+    try:
+        return Profile.model_validate(stored) if isinstance(stored, Mapping) else Profile()
+    except ValidationError as error:
+        raise InputError(
+            f"{result.slide.name}: its laboratory's profile, as version {result.version} wrote it, cannot be used.",
+            "Pass --profile.",
+        ) from error
 
 
 def _replace_report(folder: Path, result: SlideResult, profile: Profile) -> None:
