@@ -367,11 +367,25 @@ def insult_lines(rows: list[tuple[str, InsultKind, dict[str, Any]]], every: int)
             else {True: "unchanged", False: "**changed**"}.get(change["unchanged"], "-")
         )
         settings = "; ".join(" ".join(f"{v:g}" for v in s) for s in figures["settings"])
+        if kind is InsultKind.RESTAIN:
+            settings = f"{len(figures['settings'])} stains, below"
         cells = f"{lost['recall']:+.3f} | {lost['precision']:+.3f} | {'yes' if kept else '**no**'} | {told}"
         lines.append(f"| {name} | {kind} | {settings} | {cells} |")
     kinds = ", ".join(f"`{kind}`" for kind in list(EXTREMES)[1:])
-    lines += ["", prose(f"Command: the one above with ` --insult gains` ({kinds}). {CAMERA}"), ""]
+    lines += ["", prose(f"Command: the one above with ` --insult gains` ({kinds}). {CAMERA}"), "", restain_lines(), ""]
     return lines
+
+
+def restain_lines() -> str:
+    stains = "; ".join(
+        "/".join(" ".join(f"{v:g}" for v in colour) for colour in (setting[:3], setting[3:]))
+        for setting in EXTREMES[InsultKind.RESTAIN]
+    )
+    return prose(
+        f"""Restained fields have red cells and nuclei of the colours {stains} (R G B of each, on white; grey, brown,
+        olive, pink, blue and faded red cells). The hue by which smudge cells are told from nuclei is lost with it, so
+        that ALL-IDB1's count as cells."""
+    )
 
 
 def scale_lines(figures: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from cbctool.imaging.background import normalise
-from cbctool.imaging.quality import assess_field, clumped_share, edge_spread
+from cbctool.imaging.quality import assess_field, clumped_share, edge_spread, outline_spread
 from cbctool.imaging.stain import optical_density
 from cbctool.records import Unfit
 
@@ -133,6 +133,23 @@ def test_a_large_field_is_judged_as_its_parts_are():
     assert nine.blur_um == pytest.approx(one.blur_um, abs=0.05)
 
 
+@pytest.mark.parametrize("sigma", [4.0, 8.0])
+def test_outlines_are_as_wide_as_the_blur(sigma):
+    half = np.zeros((200, 200), np.uint8)
+    half[:, 100:] = 120
+    wide = cv2.GaussianBlur(half, (0, 0), sigma)
+    assert outline_spread(wide, 5.0) == pytest.approx(sigma, rel=0.15)
+
+
+def test_far_out_of_focus_the_grain_of_the_camera_is_no_focus():
+    blurred = cv2.GaussianBlur(discs(SPREAD), (0, 0), 10.0).astype(float)
+    grainy = np.clip(blurred + np.random.default_rng(0).normal(0, 2, blurred.shape), 0, 255).astype(np.uint8)
+    quality = assess(grainy)
+    assert edge_spread(optical_density(grainy)[..., 1], unit=200.0) * UM < 0.72
+    assert quality.unfit is Unfit.OUT_OF_FOCUS
+    assert quality.blur_um > 1.0
+
+
 def test_what_is_not_red_cell_makes_no_clump():
     rgb = discs(SPREAD)
     cv2.rectangle(rgb, (60, 90), (140, 150), (150, 110, 180), -1)
@@ -180,7 +197,7 @@ def test_good_real_fields_are_fit_and_blurred_ones_are_not(pattern, um_per_px):
     chosen = paths[:: max(1, len(paths) // 6)]
     for path in chosen:
         rgb = cv2.imread(str(path))[..., ::-1].copy()
-        for blur_um in (0.0, 1.5):
+        for blur_um in (0.0, 1.5, 4.0):
             field = cv2.GaussianBlur(rgb, (0, 0), blur_um / um_per_px) if blur_um else rgb
             normalised = normalise(field)
             small = cv2.resize(normalised.rgb, None, fx=um_per_px / UM, fy=um_per_px / UM, interpolation=cv2.INTER_AREA)
@@ -189,4 +206,4 @@ def test_good_real_fields_are_fit_and_blurred_ones_are_not(pattern, um_per_px):
                 assert quality.fit, f"{path.name}: {quality.reason}"
             else:
                 blurred_unfit += not quality.fit
-    assert blurred_unfit >= 0.7 * len(chosen)
+    assert blurred_unfit >= 0.9 * 2 * len(chosen)

@@ -48,7 +48,7 @@ class PlateletOptions:
     Attributes
     ----------
     nuclear_azure : float
-        Azure density of nuclei over the red cells' density: 95 % of the fields of BCCD, PBC and ALL-IDB1 have more
+        Azure density of nuclei over the red cells' density: 98 % of the fields of BCCD, PBC and ALL-IDB1 have more
         than this.
     min_azure_od : float
         Floor of the outline's density where red cells are very pale.
@@ -85,7 +85,7 @@ class PlateletOptions:
         0.65 and 0.72, F1 goes from 0.880 to 0.890 (BCCD annotated again), from 0.891 to 0.885 (PBC).
     """
 
-    nuclear_azure: float = 3.3
+    nuclear_azure: float = 3.0
     min_azure_od: float = 0.04
     level: float = 0.6
     grounds: tuple[Ground, ...] = (
