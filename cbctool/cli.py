@@ -450,7 +450,10 @@ def watch(
     events: Annotated[bool, typer.Option(help="Use the file system's events; off for network shares.")] = True,
     min_free_gb: Annotated[float, typer.Option(min=0, help="Wait while less than this is free in --out.")] = 1.0,
     move_done: Annotated[
-        Path | None, typer.Option(help="Move originals here after analysis. [default: leave them]")
+        Path | None,
+        typer.Option(
+            help="Move originals here after analysis; where a field is missing they stay. [default: leave them]"
+        ),
     ] = None,
     move_failed: Annotated[
         Path | None, typer.Option(help="Move originals here once they are given up. [default: leave them]")

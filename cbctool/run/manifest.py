@@ -49,6 +49,11 @@ class Manifest:
     inputs: Mapping[str, str]  # field -> sha256 of the file
     row: Mapping[str, Any]
 
+    @property
+    def lacking(self) -> bool:
+        """Whether fields are missing from the report, and no person has signed it as it is."""
+        return self.row.get("status") == "partial" and not self.row.get("reviewer")
+
 
 def hash_file(path: Path) -> str:
     """SHA-256 of a file's content, streamed."""

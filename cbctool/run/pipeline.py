@@ -340,7 +340,7 @@ class _Run:
         identity = manifest.identity(slide, inputs, self.analyser.weights.sha256, self.analyser.options)
         place = settings.out / folder_name(slide.name)
         before = manifest.read_manifest(place)
-        if before is not None and before.identity == identity and not settings.overwrite and not _incomplete(before):
+        if before is not None and before.identity == identity and not settings.overwrite and not before.lacking:
             logger.info("%s: unchanged, skipped", slide.name)
             yield SlideDone(slide, before.row, skipped=True)
             return
@@ -524,11 +524,6 @@ class _Run:
         return SlideDone(
             in_hand.slide, row, _in_order(in_hand.failures), len(in_hand.parcels), cells, stages=in_hand.stages
         )
-
-
-def _incomplete(done: manifest.Manifest) -> bool:
-    """A report that lacks fields is tried again, unless a person has signed it as it is."""
-    return done.row.get("status") == "partial" and not done.row.get("reviewer")
 
 
 def _in_order(failures: Mapping[int, Failure]) -> tuple[Failure, ...]:
