@@ -225,3 +225,13 @@ def test_a_folder_whose_files_may_not_be_looked_at_is_told_so_that_somebody_lear
     monkeypatch.setattr(os, "scandir", scandir)
     inbox.scan(0)
     assert names(inbox.scan(300)) == ["slide"]
+
+
+def test_a_folder_of_folders_alone_is_told_and_an_empty_one_is_waited_for(inbox: Inbox) -> None:
+    (inbox.folder / "empty").mkdir()
+    (inbox.folder / "case" / "slide 1").mkdir(parents=True)
+    inbox.scan(0)
+    assert names(inbox.scan(300)) == ["case"]
+    (inbox.folder / "case" / "1.png").write_bytes(b"1")  # its fields come after all
+    inbox.scan(301)
+    assert [one.signature[0][0] for one in inbox.scan(601)] == ["1.png"]

@@ -429,6 +429,15 @@ def test_a_file_replaced_while_it_is_analysed_has_the_report_of_its_last_content
     assert lab.result("replaced")["supersedes"]
 
 
+def test_slides_that_lie_a_folder_too_deep_are_said_and_not_passed_over(lab: Lab) -> None:
+    lab.put("case/notes.txt")
+    (lab.inbox / "case" / "slide 1").mkdir()
+    (lab.inbox / "case" / "slide 1" / "1.png").write_bytes(lab.picture)
+    lab.turn()
+    assert lab.states() == {"case": "failed"}
+    assert "slide 1 is a folder and was skipped" in lab.journal.named("case").reason
+
+
 def test_every_slide_has_a_name_of_its_own(lab: Lab) -> None:
     for name in ("same.png", "same.jpg", "same.bmp", "same/1.png", "Same.webp"):
         lab.put(name)

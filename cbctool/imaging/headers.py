@@ -55,6 +55,7 @@ _OTHER_FORMATS: tuple[tuple[int, bytes, str], ...] = (
     (0, b"\xff\x4f\xff\x51", "a JPEG 2000 picture"),
     (0, b"\xff\x0a", "a JPEG XL picture"),
     (0, b"\x00\x00\x00\x0cJXL ", "a JPEG XL picture"),
+    *((0, b"P%c\n" % kind, "a Netpbm picture") for kind in b"123456"),
     (0, b"8BPS", "a Photoshop file"),
     (0, b"%PDF", "a PDF"),
     (0, b"PK\x03\x04", "a zip archive or Office document"),

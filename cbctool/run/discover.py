@@ -267,7 +267,7 @@ def _folder(path: Path, top: _Listing) -> Discovery:
 
 def _one_slide(path: Path, one_slide: str | bool, top: _Listing) -> Discovery:
     name = one_slide if isinstance(one_slide, str) else path.resolve().name or "slide"
-    notes = [f"{printable(one.name)} is a folder and was skipped; --one-slide takes a flat one." for one in top.folders]
+    notes = [f"{printable(one.name)} is a folder and was skipped; a slide is one flat folder." for one in top.folders]
     fields = _fields(top)
     failures = top.failures + [
         _failure(one, "is a whole-slide file among the fields of one slide", "Analyse it without --one-slide.")

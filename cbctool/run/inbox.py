@@ -199,7 +199,8 @@ class Inbox:
     def _signature(self, entry: os.DirEntry[str] | Path, home: Path, prefix: str = "") -> Signature:
         """Names, sizes and modification times of a file, or of the files in a folder; empty if there is nothing yet.
 
-        What is neither, and a folder that may not be looked into, has one too: whoever analyses it says why it fails.
+        What is neither, a folder that may not be looked into, and one of folders alone has one too: whoever analyses it
+        says why it fails.
         """
         status = entry.stat()
         own = ((prefix, status.st_size, status.st_mtime_ns),)
@@ -210,7 +211,7 @@ class Inbox:
                 inner = list(listing)
         except PermissionError:
             return own
-        found = []
+        found, deeper = [], []
         for one in inner:
             marker = one.name.lower() in DONE_MARKERS
             if (is_temporary(one.name) and not marker) or (
@@ -225,10 +226,12 @@ class Inbox:
                 continue
             except OSError:
                 continue  # vanished between the listing and the look
-            if not stat.S_ISDIR(status.st_mode):
+            if stat.S_ISDIR(status.st_mode):
+                deeper.append((f"{name}/", 0, 0))
+            else:
                 found.append((name, status.st_size, status.st_mtime_ns))
         waiting = not prefix and all(_is_sidecar(name) and name.lower() not in DONE_MARKERS for name, _, _ in found)
-        return () if waiting else tuple(sorted(found))
+        return tuple(sorted(deeper if waiting else found))
 
 
 def _modified(entry: os.DirEntry[str]) -> int:
