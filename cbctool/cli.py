@@ -9,6 +9,7 @@ import logging
 import logging.handlers
 import os
 import sys
+import threading
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -109,7 +110,15 @@ def attach_slide_name(arguments: list[str]) -> list[str]:
 
 
 def _leave(code: int) -> NoReturn:
+    """Exit, also where the thread that loads the network still waits for an import that a signal has broken off.
+
+    The interpreter would wait for that thread for ever. What has to be closed is closed by now, or ends with its pipe.
+    """
     sys.stdout.flush()
+    if code == ExitCode.INTERRUPTED or threading.active_count() > 1:
+        logging.shutdown()
+        sys.stderr.flush()
+        os._exit(int(code))
     raise SystemExit(int(code))
 
 
@@ -207,6 +216,7 @@ def analyze(
     _configure_logging(quiet, verbose, log_file)
     from cbctool.run.analyse import analyse
     from cbctool.run.pipeline import Settings
+    from cbctool.run.service import stoppable
     from cbctool.run.words import Progress, closing_table, report_json
 
     settings = Settings(
@@ -222,7 +232,7 @@ def analyze(
         cluster=cluster,
         field_timeout_s=field_timeout,
     )
-    with Progress(hidden=quiet) as progress:
+    with stoppable(KeyboardInterrupt), Progress(hidden=quiet) as progress:
         report = analyse(
             slides,
             settings,

@@ -23,6 +23,16 @@ def cbctool(*words: str | Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+def test_a_thread_that_never_ends_does_not_keep_the_program() -> None:
+    code = (
+        "import threading; from cbctool.cli import _leave\n"
+        "threading.Thread(target=threading.Event().wait).start()\n"  # as one that waits for a broken-off import
+        "print('said'); _leave(130)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
+    assert (result.returncode, result.stdout) == (130, "said\n")
+
+
 def test_help_names_every_command() -> None:
     result = cbctool("--help")
     assert result.returncode == 0

@@ -166,7 +166,8 @@ def test_a_killed_run_is_completed_to_the_same_numbers(
     assert not list(out.glob(".partial-*"))
 
 
-def test_ctrl_c_ends_with_130_and_keeps_what_is_finished(drawn_slides: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("stop", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_stop_ends_with_130_and_keeps_what_is_finished(drawn_slides: Path, tmp_path: Path, stop: str) -> None:
     slides, out = tmp_path / "slides", tmp_path / "out"
     slides.mkdir()
     for i in range(400):  # more than a busy machine finishes before this process has its next turn
@@ -179,7 +180,8 @@ def test_ctrl_c_ends_with_130_and_keeps_what_is_finished(drawn_slides: Path, tmp
     deadline = time.monotonic() + 120
     while process.poll() is None and time.monotonic() < deadline and not finished_slides(out):
         os.sched_yield()
-    os.killpg(process.pid, signal.SIGINT)
+    # A terminal sends Ctrl-C to the workers as well.
+    (os.killpg if stop == "SIGINT" else os.kill)(process.pid, getattr(signal, stop))
     said = process.communicate(timeout=60)[1].decode()
     assert process.returncode == ExitCode.INTERRUPTED
     assert "interrupted" in said
@@ -187,6 +189,7 @@ def test_ctrl_c_ends_with_130_and_keeps_what_is_finished(drawn_slides: Path, tmp
     finished = finished_slides(out)
     assert 0 < len(finished) < 400
     assert {row["slide"] for row in table(out / "summary.csv")} == finished
+    assert not list(out.glob(".partial-*"))
 
 
 def test_one_bad_field_harms_nobody(drawn_slides: Path, tmp_path: Path) -> None:

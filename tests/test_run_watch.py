@@ -31,7 +31,7 @@ from cbctool.run.journal import Entry, Journal, State, status_text
 from cbctool.run.manifest import hash_file, read_manifest
 from cbctool.run.originals import free_place, move
 from cbctool.run.pipeline import Analyser, Settings
-from cbctool.run.service import StopWatching, file_events
+from cbctool.run.service import StopWatching, file_events, stoppable
 from cbctool.run.watch import Step, WatchOptions, _Watcher, next_step, watch
 
 
@@ -357,6 +357,26 @@ def test_a_journal_that_goes_is_waited_for_and_one_that_comes_back_is_used(lab: 
     lab.turn()
     assert lab.states() == {"here": "done", "meanwhile": "done"}
     assert list(lab.folder.glob("journal-broken-*"))
+
+
+def test_an_output_folder_without_rights_is_waited_for_and_not_called_mended_at_every_look(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise OutputError("no rights")
+
+    lab.put("rights.png")
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(lab.journal, "queue", refused)
+        lab.turn()
+        meanwhile.setattr(manifest, "prepare_output", refused)
+        lab.inbox.joinpath("rights.png").rename(lab.folder / "rights.png")
+        for _ in range(3):  # nothing that would have to be written
+            lab.turn()
+        assert lab.watcher.paused
+    assert [record.message for record in caplog.records if record.levelname == "WARNING"] == ["waiting: no rights"]
+    lab.turn()
+    assert not lab.watcher.paused
 
 
 def test_what_goes_before_it_is_opened_is_no_try(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -890,6 +910,18 @@ def test_what_cannot_be_taken_away_stays_and_is_not_doubled(tmp_path: Path, monk
         move(tmp_path / "a.png", tmp_path / "done" / "a.png")
     assert [path.name for path in tmp_path.rglob("*.png")] == ["a.png"]
     assert (tmp_path / "a.png").exists()
+
+
+def test_a_terminal_that_closes_stops_the_watch_unless_it_runs_under_nohup() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        with pytest.raises(StopWatching), stoppable():
+            signal.raise_signal(signal.SIGHUP)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        with stoppable():
+            signal.raise_signal(signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EMFILE])

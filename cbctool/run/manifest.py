@@ -129,9 +129,15 @@ def prepare_output(out: Path, clear: bool = True) -> None:
             discard(folder)
         else:  # killed between the two renames of `put_in_place`
             folder.rename(place)
-    for folder in out.glob(f"{PARTIAL_PREFIX}*"):
-        if not _at_work(folder):
-            discard(folder)
+    discard_partial(out)
+
+
+def discard_partial(out: Path) -> None:
+    """Remove what a process that has ended was making, as far as that can be done."""
+    with contextlib.suppress(OSError):
+        for folder in out.glob(f"{PARTIAL_PREFIX}*"):
+            if not _at_work(folder):
+                discard(folder)
 
 
 def _at_work(partial: Path) -> bool:

@@ -212,6 +212,7 @@ class Analyser:
         if self._report_pool is not self._pool:
             self._report_pool.close()
         self._loader.shutdown(wait=False, cancel_futures=True)
+        manifest.discard_partial(self.settings.out)  # of reports that a worker was ended over
 
     def _load_classifier(self) -> Classifier:
         from cbctool.classifier import Classifier

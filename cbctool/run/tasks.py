@@ -172,6 +172,8 @@ def report_slide_task(evidence: SlideEvidence, context: RunContext) -> dict[str,
         )
         (folder / manifest.MANIFEST).write_text(manifest.manifest_text(done), encoding="utf-8")
         manifest.put_in_place(folder, context.out / folder_name(name))
+    except OutputError as error:
+        raise OutputError(f"{context.out}: slide {name}: {error.message}", error.advice) from error
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise OutputError(

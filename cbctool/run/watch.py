@@ -246,6 +246,7 @@ class _Watcher:
                 if self.journal.reopen():
                     self.inbox.tell_again()
                 self.journal.hand_back()  # what could not be, when the fault came
+                manifest.prepare_output(self.out, clear=False)  # or every quiet look would pass for the end of it
             busy = self._turn()
         except (CbctoolError, OSError) as error:
             reason = error.message if isinstance(error, CbctoolError) else str(error)
