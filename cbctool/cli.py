@@ -5,6 +5,7 @@ Everything heavy is imported inside the commands, so that ``cbctool --help`` ans
 
 from __future__ import annotations
 
+import io
 import logging
 import logging.handlers
 import os
@@ -56,6 +57,7 @@ ProfileFile = Annotated[
 
 def main() -> NoReturn:
     """Run the command line and exit with a code of :class:`cbctool.errors.ExitCode`."""
+    _say_in_utf8()
     arguments = attach_slide_name(sys.argv[1:])
     try:
         code = app(args=arguments, prog_name="cbctool", standalone_mode=False)
@@ -86,6 +88,17 @@ def main() -> NoReturn:
             ExitCode.UNEXPECTED,
             error,
         )
+
+
+def _say_in_utf8() -> None:
+    """Have every name be printable: Windows would write what goes into a file or pipe in its country's code page.
+
+    A slide called 😐 would then end a finished run with an error.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            into_file = sys.platform == "win32" and not stream.isatty()
+            stream.reconfigure(encoding="utf-8" if into_file else None, errors="backslashreplace")
 
 
 def attach_slide_name(arguments: list[str]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from cbctool.cli import app, attach_slide_name
 from cbctool.errors import CbctoolError, ExitCode
 from cbctool.run.analyse import RunReport
+from cbctool.run.journal import Journal
 from cbctool.run.words import closing_table
 
 COMMANDS = sorted(command.name or command.callback.__name__.replace("_", "-") for command in app.registered_commands)  # type: ignore[union-attr]
@@ -31,6 +33,16 @@ def test_a_thread_that_never_ends_does_not_keep_the_program() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
     assert (result.returncode, result.stdout) == (130, "said\n")
+
+
+def test_a_name_that_the_console_cannot_show_ends_nothing(tmp_path: Path) -> None:
+    with Journal(tmp_path) as journal:
+        journal.queue("😐", tmp_path / "😐.png", "")
+    command = [sys.executable, "-m", "cbctool", "status", str(tmp_path)]
+    environment = os.environ | {"PYTHONIOENCODING": "cp1252"}
+    result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert result.returncode == 0
+    assert "\\U0001f610" in result.stdout
 
 
 def test_help_names_every_command() -> None:

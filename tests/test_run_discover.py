@@ -360,3 +360,8 @@ def test_fields_whose_names_are_printed_alike_are_not_taken_for_one(tmp_path: Pa
     (failure,) = found.failures
     assert "printed like another picture" in failure.error
     assert failure.error.isprintable()
+
+
+@pytest.mark.parametrize("name", ["con", "NUL.png", "aux .x", "COM1", "lpt¹", "CONIN$"])
+def test_what_windows_keeps_for_devices_is_no_folder(name: str) -> None:
+    assert folder_name(name).startswith(f"{name}_-")

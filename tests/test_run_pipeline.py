@@ -35,7 +35,7 @@ from cbctool.run.pipeline import (
     hash_inputs,
     slide_scale,
 )
-from cbctool.run.pool import Pool
+from cbctool.run.pool import LocalPool, Pool
 
 PER_SLIDE = {"report.pdf", "differential.csv", "cells.csv", "result.json", "manifest.json", "report.html"}
 
@@ -433,3 +433,13 @@ def test_what_a_run_did_not_reach_stays_in_both_tables(tmp_path: Path) -> None:
         analyse(slides, Settings(out=out, jobs=1), on_outcome=interrupt)
     assert [row["slide"] for row in table(out / "summary.csv")] == ["one", "two"]
     assert sorted(row["slide"] for row in table(out / "failures.csv")) == ["one", "two"]
+
+
+def test_a_worker_never_sees_ctrl_c_not_even_while_it_starts() -> None:
+    pool = LocalPool(1)
+    try:
+        mask = pool.submit(signal.pthread_sigmask, signal.SIG_BLOCK, (), timeout_s=60).result()
+    finally:
+        pool.close()
+    assert signal.SIGINT in mask
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())

@@ -184,7 +184,8 @@ def _reason(error: OSError | ValueError) -> str:
 
 def _advice(error: OSError | ValueError) -> str:
     if isinstance(error, PermissionError):
-        return "Give the user who runs cbctool permission to read it."
+        or_close = ", or close it where it is open" if os.name == "nt" else ""
+        return f"Give the user who runs cbctool permission to read it{or_close}."
     if isinstance(error, IsADirectoryError):
         return "Remove it from the input, or put pictures into it."
     return "Check the file, the link or the network share."

@@ -42,7 +42,7 @@ _RUN_FILES = frozenset({
     "summary.csv", "failures.csv", "index.html", "run.json", "journal.sqlite", "heartbeat.json", "failed",
 })
 # fmt: on
-_WINDOWS_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+_WINDOWS_DEVICES = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[\d¹²³]) *(\..*)?", re.IGNORECASE)
 _MAX_NAME_BYTES = 180  # of the 255 that file systems allow; the rest is room for suffixes of temporary names
 
 

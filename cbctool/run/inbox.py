@@ -202,7 +202,8 @@ class Inbox:
         What is neither, a folder that may not be looked into, and one of folders alone has one too: whoever analyses it
         says why it fails.
         """
-        status = entry.stat()
+        # Not entry.stat(): Windows brings a folder's word on a file that grows up to date when that is closed.
+        status = os.stat(entry)  # noqa: PTH116 - Path takes twice the time
         own = ((prefix, status.st_size, status.st_mtime_ns),)
         if not stat.S_ISDIR(status.st_mode):
             return own
@@ -220,7 +221,7 @@ class Inbox:
                 continue
             name = f"{prefix}/{one.name}" if prefix else one.name
             try:
-                status = one.stat()
+                status = os.stat(one)  # noqa: PTH116
             except PermissionError:  # it is there, and whoever analyses it says why it fails
                 found.append((name, 0, 0))
                 continue
@@ -236,7 +237,7 @@ class Inbox:
 
 def _modified(entry: os.DirEntry[str]) -> int:
     try:
-        return entry.stat().st_mtime_ns
+        return os.stat(entry).st_mtime_ns  # noqa: PTH116
     except OSError:
         return 0
 

@@ -34,6 +34,9 @@ REPLACED_PREFIX = ".replaced-"
 OWN_FILES = ("report.pdf", "report.html", "result.hl7", "fhir.json", MANIFEST)
 """Files of a report folder that are not carried over where the new report no longer has them."""
 
+RENAME_WAITS_S = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6) if os.name == "nt" else ()
+"""Before a rename is tried again: on Windows whoever looks at fresh files (virus scanners, the search) stops it."""
+
 LONGEST_WRITING_S = 3600.0
 """A partial folder older than this is nobody's, whoever has its process number by now; a report has 600 s."""
 
@@ -210,18 +213,29 @@ def put_in_place(folder: Path, place: Path) -> None:
     if place.exists():
         discard(old)
         try:
-            place.rename(old)
+            _rename(place, old)
         except OSError as error:
             raise ReportInUseError(
                 f"{place}: the earlier report cannot be replaced ({error.strerror}).", "Close it where it is open."
             ) from error
     try:
-        folder.rename(place)
+        _rename(folder, place)
     except OSError:
         if old.exists() and not place.exists():
-            old.rename(place)
+            _rename(old, place)
         raise
     discard(old)
+
+
+def _rename(source: Path, target: Path) -> None:
+    """Rename, over a file that is there, as soon as nobody looks at it any more."""
+    for wait in RENAME_WAITS_S:
+        try:
+            source.replace(target)
+            return
+        except PermissionError:
+            time.sleep(wait)
+    source.replace(target)
 
 
 def _carry_over(old: Path, new: Path) -> None:
@@ -313,7 +327,7 @@ def write_atomically(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
+        _rename(temporary, path)
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
