@@ -127,10 +127,11 @@ def _leave(code: int) -> NoReturn:
 
     The interpreter would wait for that thread for ever. What has to be closed is closed by now, or ends with its pipe.
     """
-    sys.stdout.flush()
+    streams = [stream for stream in (sys.stdout, sys.stderr) if stream is not None]  # None: closed, as by a scheduler
+    for stream in streams:
+        stream.flush()
     if code == ExitCode.INTERRUPTED or threading.active_count() > 1:
         logging.shutdown()
-        sys.stderr.flush()
         os._exit(int(code))
     raise SystemExit(int(code))
 
@@ -149,6 +150,7 @@ def _configure_logging(quiet: bool, verbose: bool, log_file: Path | None) -> Non
     root = logging.getLogger("cbctool")
     root.setLevel(logging.DEBUG)
     root.handlers.clear()
+    logging.raiseExceptions = False  # a log that cannot be written (full disk) is not answered by a traceback per line
     console = logging.StreamHandler()
     console.setLevel(logging.ERROR if quiet else logging.INFO if verbose else logging.WARNING)
     console.setFormatter(logging.Formatter("cbctool: %(message)s"))
@@ -245,7 +247,7 @@ def analyze(
         cluster=cluster,
         field_timeout_s=field_timeout,
     )
-    with stoppable(KeyboardInterrupt), Progress(hidden=quiet) as progress:
+    with stoppable(KeyboardInterrupt), Progress(hidden=quiet or sys.stderr is None) as progress:
         report = analyse(
             slides,
             settings,

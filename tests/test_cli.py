@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -43,6 +44,26 @@ def test_a_name_that_the_console_cannot_show_ends_nothing(tmp_path: Path) -> Non
     result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert result.returncode == 0
     assert "\\U0001f610" in result.stdout
+
+
+def test_a_program_without_a_console_ends_as_it_should(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "empty.png").touch()
+    words = [sys.executable, "-m", "cbctool", "analyze", str(tmp_path / "in"), "--out", str(tmp_path / "out")]
+    ended = subprocess.run(f"exec {shlex.join(words)} >&- 2>&-", shell=True, check=False)
+    assert ended.returncode == ExitCode.ALL_FAILED
+
+
+def test_a_log_that_cannot_be_written_is_not_answered_by_tracebacks(tmp_path: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("there is no /dev/full")
+    (tmp_path / "log").symlink_to("/dev/full")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "empty.png").touch()
+    result = cbctool("analyze", tmp_path / "in", "--out", tmp_path / "out", "--log-file", tmp_path / "log", "-v")
+    assert result.returncode == ExitCode.ALL_FAILED
+    assert "Traceback" not in result.stderr
+    assert "empty.png" in result.stderr
 
 
 def test_help_names_every_command() -> None:
