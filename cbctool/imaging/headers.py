@@ -237,7 +237,7 @@ def _jpeg(data: bytes, path: str) -> Header:
     # No Huffman stream carries 512 zero bytes; a broken transfer into a preallocated file does.
     if data.find(bytes(512), at, end) >= 0:
         _damaged(path, "JPEG", "a stretch of its data is empty")
-    if not _all_scans(data[:end], at - length, names, progressive):
+    if not _all_scans(data, at - length, end, names, progressive):
         _truncated(path, "JPEG")
     bits, height, width, components = frame
     unit, x, y = density or (0, 0, 0)
@@ -257,8 +257,8 @@ def _jpeg(data: bytes, path: str) -> Header:
     )
 
 
-def _all_scans(data: bytes, at: int, names: bytes, progressive: bool) -> bool:
-    """Whether the scans from byte ``at`` on give every component, and every coefficient of it to its last bit.
+def _all_scans(data: bytes, at: int, end: int, names: bytes, progressive: bool) -> bool:
+    """Whether the scans from byte ``at`` to ``end`` give every component, and every coefficient of it to its last bit.
 
     A decoder shows what is missing as a blur or as grey. Only a progressive JPEG, or one with a scan for each
     component, has more than one.
@@ -272,7 +272,7 @@ def _all_scans(data: bytes, at: int, names: bytes, progressive: bool) -> bool:
         if not left:
             return True
         while True:
-            marker = _JPEG_MARKER.search(data, at + length)
+            marker = _JPEG_MARKER.search(data, at + length, end)
             if marker is None:
                 return False
             at = marker.end()
