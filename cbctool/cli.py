@@ -58,6 +58,8 @@ ProfileFile = Annotated[
 def main() -> NoReturn:
     """Run the command line and exit with a code of :class:`cbctool.errors.ExitCode`."""
     _say_in_utf8()
+    if "" in sys.argv[1:]:  # as a path it would be the current folder
+        _fail("an argument is empty; is a variable of the calling script not set?", ExitCode.USAGE)
     arguments = attach_slide_name(sys.argv[1:])
     try:
         code = app(args=arguments, prog_name="cbctool", standalone_mode=False)
@@ -136,8 +138,8 @@ def _leave(code: int) -> NoReturn:
     raise SystemExit(int(code))
 
 
-def _fail(sentence: str, code: int, error: BaseException) -> NoReturn:
-    if "--debug" in sys.argv:
+def _fail(sentence: str, code: int, error: BaseException | None = None) -> NoReturn:
+    if error is not None and "--debug" in sys.argv:
         import traceback
 
         traceback.print_exception(error)

@@ -46,6 +46,13 @@ def test_a_name_that_the_console_cannot_show_ends_nothing(tmp_path: Path) -> Non
     assert "\\U0001f610" in result.stdout
 
 
+@pytest.mark.parametrize("words", [("analyze", ""), ("analyze", "slides", "--out", ""), ("watch", "", "--out", "x")])
+def test_an_empty_argument_is_not_the_current_folder(words: tuple[str, ...]) -> None:
+    result = cbctool(*words)
+    assert result.returncode == ExitCode.USAGE
+    assert "an argument is empty" in result.stderr
+
+
 def test_a_program_without_a_console_ends_as_it_should(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "empty.png").touch()

@@ -223,12 +223,15 @@ def test_one_bad_field_harms_nobody(drawn_slides: Path, tmp_path: Path) -> None:
     assert "signed by Dr. Grün" in result["supersedes"]
 
 
-def test_a_report_never_takes_the_place_of_its_own_pictures(drawn_slides: Path, tmp_path: Path) -> None:
+def test_a_report_never_takes_the_place_of_its_own_pictures(
+    drawn_slides: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     pictures = shutil.copytree(drawn_slides / "two-fields", tmp_path / "smear")
     before = {p.name: p.read_bytes() for p in pictures.iterdir()}
     report = analyse(pictures, Settings(out=tmp_path, jobs=1), one_slide=True)
     assert report.exit_code is ExitCode.ALL_FAILED
     assert "in the way" in report.failures[0].error
+    assert "in the way" in caplog.text
     assert {p.name: p.read_bytes() for p in pictures.iterdir()} == before
 
 

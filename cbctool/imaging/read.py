@@ -95,7 +95,8 @@ def read_field(path: Path, slide: str, name: str, options: ReadOptions | None = 
         raise UnreadableImageError(
             f"{shown} is no picture that can be read: it is {looks_like(data)}.", "Save it as PNG, JPEG or TIFF."
         )
-    if form != "PNG" and (unfilled := unfilled_bytes(data)):  # a PNG has its checksums
+    # A PNG has its checksums, a JPEG its end, behind which some cameras fill up the block.
+    if form not in ("PNG", "JPEG") and (unfilled := unfilled_bytes(data)):
         raise UnreadableImageError(
             f"{shown} is cut short: its last {unfilled} bytes are empty, as a copy that was broken off leaves them.",
             "Copy or export the picture again; as PNG, if it really ends in black.",

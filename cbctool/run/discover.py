@@ -65,7 +65,7 @@ def discover_slides(
     path : Path
         A folder, or one picture or whole-slide file.
     one_slide : str or bool, optional
-        Take the pictures of a flat folder as fields of one slide, under this name (True: the folder's name).
+        Take the pictures of a flat folder, or the one file, as one slide of this name (True: the folder's or file's).
     out : Path, optional
         Where the reports will go; refused inside the input, where the next run would read them as slides.
     sheet : Path, optional
@@ -94,6 +94,8 @@ def discover_slides(
         ) from None
     if not stat.S_ISDIR(mode):
         found = _single_file(path, mode, shown)
+        if isinstance(one_slide, str):
+            found = replace(found, slides=(replace(found.slides[0], name=clean_name(one_slide)),))
     else:
         if out is not None and _inside(out, path):
             raise UsageError(

@@ -349,12 +349,10 @@ class _Run:
             manifest.check_place(place)
             tasks, tiles = self._plan(slide)
         except (CbctoolError, TimeoutError, WorkerLostError) as error:
-            yield SlideFailed(slide, (failure_of(slide.name, str(slide.paths[0]), error),))
+            yield _failed(slide, failure_of(slide.name, str(slide.paths[0]), error))
             return
         if not tasks:
-            yield SlideFailed(
-                slide, (Failure(slide.name, str(slide.root), "no field with tissue in it", "Look at it."),)
-            )
+            yield _failed(slide, Failure(slide.name, str(slide.root), "no field with tissue in it", "Look at it."))
             return
         in_hand = _SlideInHand(slide, tasks, identity, inputs, tiles)
         logger.info("%s: %d field(s)", slide.name, len(tasks))
@@ -525,6 +523,12 @@ class _Run:
         return SlideDone(
             in_hand.slide, row, _in_order(in_hand.failures), len(in_hand.parcels), cells, stages=in_hand.stages
         )
+
+
+def _failed(slide: Slide, failure: Failure) -> SlideFailed:
+    """A slide that is not even begun."""
+    logger.warning("%s: %s. %s", slide.name, failure.error.rstrip("."), failure.advice)
+    return SlideFailed(slide, (failure,))
 
 
 def _in_order(failures: Mapping[int, Failure]) -> tuple[Failure, ...]:
