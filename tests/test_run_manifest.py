@@ -238,3 +238,8 @@ def test_a_file_that_a_scanner_looks_at_is_renamed_a_moment_later(
     with pytest.raises(OutputError):
         manifest.write_atomically(tmp_path / "b", "text")
     assert not list(tmp_path.glob(".b*"))
+
+
+def test_an_output_folder_that_is_taken_away_is_said_to_be(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="cannot be read"):
+        list(manifest.finished_slides(tmp_path / "gone"))

@@ -99,8 +99,20 @@ def manifest_text(manifest: Manifest) -> str:
 
 
 def finished_slides(out: Path) -> Iterator[Manifest]:
-    """The manifests of all slides in an output folder, by name."""
-    for folder in sorted(p for p in out.iterdir() if p.is_dir() and not p.name.startswith(".")):
+    """The manifests of all slides in an output folder, by name.
+
+    Raises
+    ------
+    OutputError
+        Where it cannot be listed.
+    """
+    try:
+        folders = sorted(p for p in out.iterdir() if p.is_dir() and not p.name.startswith("."))
+    except OSError as error:
+        raise OutputError(
+            f"{out}: cannot be read ({error.strerror}).", "Check that the folder is there, then run again."
+        ) from error
+    for folder in folders:
         manifest = read_manifest(folder)
         if manifest is not None:
             yield manifest
