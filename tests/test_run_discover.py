@@ -362,9 +362,9 @@ def test_fields_whose_names_are_printed_alike_are_not_taken_for_one(tmp_path: Pa
     assert failure.error.isprintable()
 
 
-@pytest.mark.parametrize("name", ["con", "NUL.png", "aux .x", "COM1", "lpt¹", "CONIN$"])
+@pytest.mark.parametrize("name", ["con", "NUL.png", "nul.a", "aux .x", "COM1", "lpt¹", "CONIN$"])
 def test_what_windows_keeps_for_devices_is_no_folder(name: str) -> None:
-    assert folder_name(name).startswith(f"{name}_-")
+    assert folder_name(name).startswith(f"_{name}-")
 
 
 def test_one_file_has_the_name_that_was_asked_for(tmp_path: Path) -> None:

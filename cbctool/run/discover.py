@@ -128,8 +128,10 @@ def folder_name(name: str) -> str:
     safe = re.sub(r'[<>:"/\\|?*\x00-\x1f]', "_", name).rstrip(". ") or "_"
     if safe.startswith("."):
         safe = "_" + safe[1:]
-    if safe.lower() in _RUN_FILES or _WINDOWS_DEVICES.fullmatch(safe):
+    if safe.lower() in _RUN_FILES:
         safe += "_"
+    if _WINDOWS_DEVICES.fullmatch(safe):
+        safe = "_" + safe  # before it: nul.a_ would still be the device
     if safe != name or len(safe.encode()) > _MAX_NAME_BYTES:
         mark = "-" + hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8]
         safe = safe.encode()[: _MAX_NAME_BYTES - len(mark)].decode(errors="ignore").rstrip(". ") + mark
