@@ -5,10 +5,12 @@ Everything heavy is imported inside the commands, so that ``cbctool --help`` ans
 
 from __future__ import annotations
 
+import io
 import logging
 import logging.handlers
 import os
 import sys
+import threading
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -55,6 +57,9 @@ ProfileFile = Annotated[
 
 def main() -> NoReturn:
     """Run the command line and exit with a code of :class:`cbctool.errors.ExitCode`."""
+    _say_in_utf8()
+    if "" in sys.argv[1:]:  # as a path it would be the current folder
+        _fail("an argument is empty; is a variable of the calling script not set?", ExitCode.USAGE)
     arguments = attach_slide_name(sys.argv[1:])
     try:
         code = app(args=arguments, prog_name="cbctool", standalone_mode=False)
@@ -87,6 +92,17 @@ def main() -> NoReturn:
         )
 
 
+def _say_in_utf8() -> None:
+    """Have every name be printable: Windows would write what goes into a file or pipe in its country's code page.
+
+    A slide called 😐 would then end a finished run with an error.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            into_file = sys.platform == "win32" and not stream.isatty()
+            stream.reconfigure(encoding="utf-8" if into_file else None, errors="backslashreplace")
+
+
 def attach_slide_name(arguments: list[str]) -> list[str]:
     """Turn ``--one-slide NAME`` and a bare ``--one-slide`` into ``--one-slide=NAME`` and ``--one-slide=``.
 
@@ -109,12 +125,21 @@ def attach_slide_name(arguments: list[str]) -> list[str]:
 
 
 def _leave(code: int) -> NoReturn:
-    sys.stdout.flush()
+    """Exit, also where the thread that loads the network still waits for an import that a signal has broken off.
+
+    The interpreter would wait for that thread for ever. What has to be closed is closed by now, or ends with its pipe.
+    """
+    streams = [stream for stream in (sys.stdout, sys.stderr) if stream is not None]  # None: closed, as by a scheduler
+    for stream in streams:
+        stream.flush()
+    if code == ExitCode.INTERRUPTED or threading.active_count() > 1:
+        logging.shutdown()
+        os._exit(int(code))
     raise SystemExit(int(code))
 
 
-def _fail(sentence: str, code: int, error: BaseException) -> NoReturn:
-    if "--debug" in sys.argv:
+def _fail(sentence: str, code: int, error: BaseException | None = None) -> NoReturn:
+    if error is not None and "--debug" in sys.argv:
         import traceback
 
         traceback.print_exception(error)
@@ -127,6 +152,7 @@ def _configure_logging(quiet: bool, verbose: bool, log_file: Path | None) -> Non
     root = logging.getLogger("cbctool")
     root.setLevel(logging.DEBUG)
     root.handlers.clear()
+    logging.raiseExceptions = False  # a log that cannot be written (full disk) is not answered by a traceback per line
     console = logging.StreamHandler()
     console.setLevel(logging.ERROR if quiet else logging.INFO if verbose else logging.WARNING)
     console.setFormatter(logging.Formatter("cbctool: %(message)s"))
@@ -207,6 +233,7 @@ def analyze(
     _configure_logging(quiet, verbose, log_file)
     from cbctool.run.analyse import analyse
     from cbctool.run.pipeline import Settings
+    from cbctool.run.service import stoppable
     from cbctool.run.words import Progress, closing_table, report_json
 
     settings = Settings(
@@ -222,7 +249,7 @@ def analyze(
         cluster=cluster,
         field_timeout_s=field_timeout,
     )
-    with Progress(hidden=quiet) as progress:
+    with stoppable(KeyboardInterrupt), Progress(hidden=quiet or sys.stderr is None) as progress:
         report = analyse(
             slides,
             settings,
@@ -450,7 +477,10 @@ def watch(
     events: Annotated[bool, typer.Option(help="Use the file system's events; off for network shares.")] = True,
     min_free_gb: Annotated[float, typer.Option(min=0, help="Wait while less than this is free in --out.")] = 1.0,
     move_done: Annotated[
-        Path | None, typer.Option(help="Move originals here after analysis. [default: leave them]")
+        Path | None,
+        typer.Option(
+            help="Move originals here after analysis; where a field is missing they stay. [default: leave them]"
+        ),
     ] = None,
     move_failed: Annotated[
         Path | None, typer.Option(help="Move originals here once they are given up. [default: leave them]")

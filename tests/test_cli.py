@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 from cbctool.cli import app, attach_slide_name
 from cbctool.errors import CbctoolError, ExitCode
 from cbctool.run.analyse import RunReport
+from cbctool.run.journal import Journal
 from cbctool.run.words import closing_table
 
 COMMANDS = sorted(command.name or command.callback.__name__.replace("_", "-") for command in app.registered_commands)  # type: ignore[union-attr]
@@ -21,6 +24,53 @@ def cbctool(*words: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "cbctool", *map(str, words)], capture_output=True, text=True, timeout=240, check=False
     )
+
+
+def test_a_thread_that_never_ends_does_not_keep_the_program() -> None:
+    code = (
+        "import threading; from cbctool.cli import _leave\n"
+        "threading.Thread(target=threading.Event().wait).start()\n"  # as one that waits for a broken-off import
+        "print('said'); _leave(130)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
+    assert (result.returncode, result.stdout) == (130, "said\n")
+
+
+def test_a_name_that_the_console_cannot_show_ends_nothing(tmp_path: Path) -> None:
+    with Journal(tmp_path) as journal:
+        journal.queue("😐", tmp_path / "😐.png", "")
+    command = [sys.executable, "-m", "cbctool", "status", str(tmp_path)]
+    environment = os.environ | {"PYTHONIOENCODING": "cp1252"}
+    result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert result.returncode == 0
+    assert "\\U0001f610" in result.stdout
+
+
+@pytest.mark.parametrize("words", [("analyze", ""), ("analyze", "slides", "--out", ""), ("watch", "", "--out", "x")])
+def test_an_empty_argument_is_not_the_current_folder(words: tuple[str, ...]) -> None:
+    result = cbctool(*words)
+    assert result.returncode == ExitCode.USAGE
+    assert "an argument is empty" in result.stderr
+
+
+def test_a_program_without_a_console_ends_as_it_should(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "empty.png").touch()
+    words = [sys.executable, "-m", "cbctool", "analyze", str(tmp_path / "in"), "--out", str(tmp_path / "out")]
+    ended = subprocess.run(f"exec {shlex.join(words)} >&- 2>&-", shell=True, check=False)
+    assert ended.returncode == ExitCode.ALL_FAILED
+
+
+def test_a_log_that_cannot_be_written_is_not_answered_by_tracebacks(tmp_path: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("there is no /dev/full")
+    (tmp_path / "log").symlink_to("/dev/full")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "empty.png").touch()
+    result = cbctool("analyze", tmp_path / "in", "--out", tmp_path / "out", "--log-file", tmp_path / "log", "-v")
+    assert result.returncode == ExitCode.ALL_FAILED
+    assert "Traceback" not in result.stderr
+    assert "empty.png" in result.stderr
 
 
 def test_help_names_every_command() -> None:

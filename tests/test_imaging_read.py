@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import math
 import os
+import re
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -18,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.testing import assert_array_equal
+from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 from cbctool.errors import UnreadableImageError
@@ -380,3 +383,89 @@ def test_nothing_is_said_of_a_plain_file(tmp_path: Path) -> None:
         field = read(tmp_path, good_files()[name], name)
         assert field.warnings == ()
         assert field.um_per_px is None or math.isfinite(field.um_per_px)
+
+
+# ------------------------------------------------------------------------------------------------ half-copied pictures
+
+
+def speckled(height: int = 96, width: int = 128) -> NDArray[np.uint8]:
+    noise = np.random.default_rng(3).integers(-12, 12, (height, width, 3))
+    return np.clip(scene(height, width) + noise, 1, 254).astype(np.uint8)
+
+
+@pytest.mark.parametrize("options", [{}, {"restart_marker_blocks": 4}, {"progressive": True}, {"grey": True}])
+def test_a_jpeg_that_was_closed_too_early_is_refused(tmp_path: Path, options: dict[str, Any]) -> None:
+    rgb = speckled()
+    pixels = rgb[..., 1] if options.pop("grey", False) else rgb
+    whole, path = encode(pixels, "JPEG", quality=90, **options), tmp_path / "a.jpg"
+    for share in (0.3, 0.5):
+        path.write_bytes(whole[: int(len(whole) * share)] + b"\xff\xd9")  # libjpeg paints the rest grey
+        with pytest.raises(UnreadableImageError, match="cut short"):
+            read_field(path, "s", "a")
+
+
+def test_a_whole_jpeg_that_ends_in_middle_grey_is_read(tmp_path: Path) -> None:
+    rgb, path = scene(), tmp_path / "a.jpg"
+    rgb[64:] = 128
+    path.write_bytes(encode(rgb, "JPEG"))
+    assert (read_field(path, "s", "a").rgb[-1, -1] == 128).all()
+
+
+@pytest.mark.parametrize("kept", [1, 3, 5])
+def test_a_progressive_jpeg_without_its_last_scans_is_refused(tmp_path: Path, kept: int) -> None:
+    whole, path = encode(speckled(), "JPEG", progressive=True), tmp_path / "a.jpg"
+    scans = [match.start() for match in re.finditer(rb"\xff\xda", whole)]
+    assert len(scans) > kept
+    path.write_bytes(whole[: scans[kept]] + b"\xff\xd9")
+    with pytest.raises(UnreadableImageError, match="cut short"):
+        read_field(path, "s", "a")
+
+
+@pytest.mark.parametrize("name", ["a.bmp", "a.tif", "a.webp"])
+def test_a_copy_that_was_given_its_length_first_and_broken_off_is_refused(tmp_path: Path, name: str) -> None:
+    rgb, path = speckled(200, 260), tmp_path / name
+    whole = tiff(rgb, photometric="rgb") if name == "a.tif" else encode(rgb, path.suffix[1:].upper(), lossless=True)
+    path.write_bytes(whole)
+    read_field(path, "s", "a")
+    path.write_bytes(whole[:8192] + bytes(len(whole) - 8192))
+    with pytest.raises(UnreadableImageError, match=f"its last {len(whole) - 8192} bytes are empty"):
+        read_field(path, "s", "a")
+
+
+def test_a_picture_that_is_black_at_its_end_is_read(tmp_path: Path) -> None:
+    rgb, path = speckled(200, 260), tmp_path / "a.tif"
+    rgb[150:] = 0
+    path.write_bytes(tiff(rgb, photometric="rgb"))
+    assert not read_field(path, "s", "a").rgb[150:].any()
+
+
+@pytest.mark.parametrize(
+    "options", [{"rowsperstrip": 16}, {"tile": (32, 32)}, {"compression": "lzw", "rowsperstrip": 9}]
+)
+def test_a_tiff_that_lists_too_few_strips_is_refused(tmp_path: Path, options: dict[str, Any]) -> None:
+    whole, path = bytearray(tiff(speckled(), photometric="rgb", **options)), tmp_path / "a.tif"
+    with tifffile.TiffFile(io.BytesIO(whole)) as tif:
+        lists = [tag for tag in tif.pages.first.tags if tag.code in (273, 279, 324, 325)]
+    for tag in lists:
+        struct.pack_into("<I", whole, tag.offset + 4, 3)
+    path.write_bytes(whole)
+    with pytest.raises(UnreadableImageError, match=r"3 of its \d+ parts are there"):
+        read_field(path, "s", "a")
+
+
+def test_one_strip_for_all_rows_is_enough_whatever_it_states(tmp_path: Path) -> None:
+    rgb, path = speckled(), tmp_path / "a.tif"
+    whole = bytearray(tiff(rgb, photometric="rgb", rowsperstrip=96))
+    with tifffile.TiffFile(io.BytesIO(whole)) as tif:
+        rows = tif.pages.first.tags[278]
+    struct.pack_into("<H" if rows.dtype == 3 else "<I", whole, rows.valueoffset, 8)
+    path.write_bytes(whole)
+    assert (read_field(path, "s", "a").rgb == rgb).all()
+
+
+def test_a_tiff_whose_description_is_cut_is_not_read_as_black_and_white(tmp_path: Path) -> None:
+    whole, path = encode(speckled(), "TIFF", compression="tiff_lzw"), tmp_path / "a.tif"  # libtiff ends with the tags
+    for lost in range(1, 8):
+        path.write_bytes(whole[:-lost])
+        with pytest.raises(UnreadableImageError):
+            read_field(path, "s", "a")

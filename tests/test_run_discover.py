@@ -360,3 +360,14 @@ def test_fields_whose_names_are_printed_alike_are_not_taken_for_one(tmp_path: Pa
     (failure,) = found.failures
     assert "printed like another picture" in failure.error
     assert failure.error.isprintable()
+
+
+@pytest.mark.parametrize("name", ["con", "NUL.png", "nul.a", "aux .x", "COM1", "lpt¹", "CONIN$"])
+def test_what_windows_keeps_for_devices_is_no_folder(name: str) -> None:
+    assert folder_name(name).startswith(f"_{name}-")
+
+
+def test_one_file_has_the_name_that_was_asked_for(tmp_path: Path) -> None:
+    put(tmp_path / "image1.png")
+    for wanted, name in (("patient-17", "patient-17"), (True, "image1"), (None, "image1")):
+        assert discover_slides(tmp_path / "image1.png", one_slide=wanted).slides[0].name == name

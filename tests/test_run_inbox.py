@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -204,24 +205,57 @@ def test_everything_is_told_again_when_asked(inbox: Inbox) -> None:
 def test_a_folder_whose_files_may_not_be_looked_at_is_told_so_that_somebody_learns_of_it(
     inbox: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Refused:  # for root, nothing is
-        def __init__(self, entry: os.DirEntry) -> None:
-            self.entry = entry
-
-        def __getattr__(self, name: str) -> object:
-            return getattr(self.entry, name)
-
-        def stat(self) -> None:
-            raise PermissionError(13, "Permission denied")
-
-    @contextmanager
-    def scandir(path: os.PathLike) -> Iterator[list]:
-        with listed(path) as listing:
-            yield [Refused(entry) if Path(path).name == "slide" else entry for entry in listing]
-
     (inbox.folder / "slide").mkdir()
     (inbox.folder / "slide" / "1.jpg").write_bytes(b"1")
-    listed = os.scandir
-    monkeypatch.setattr(os, "scandir", scandir)
+    looked = os.stat
+
+    def refused(path: os.PathLike[str], **options: Any) -> os.stat_result:  # for root, nothing is
+        if os.fspath(path).endswith("1.jpg"):
+            raise PermissionError(13, "Permission denied")
+        return looked(path, **options)
+
+    monkeypatch.setattr(os, "stat", refused)
     inbox.scan(0)
     assert names(inbox.scan(300)) == ["slide"]
+
+
+def test_a_folder_of_folders_alone_is_told_and_an_empty_one_is_waited_for(inbox: Inbox) -> None:
+    (inbox.folder / "empty").mkdir()
+    (inbox.folder / "case" / "slide 1").mkdir(parents=True)
+    inbox.scan(0)
+    assert names(inbox.scan(300)) == ["case"]
+    (inbox.folder / "case" / "1.png").write_bytes(b"1")  # its fields come after all
+    inbox.scan(301)
+    assert [one.signature[0][0] for one in inbox.scan(601)] == ["1.png"]
+
+
+def test_what_a_listing_says_of_a_file_that_grows_is_not_believed(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NTFS brings a folder's word on a file up to date when that is closed; the stale listing is made here."""
+    path = inbox.folder / "a.jpg"
+    path.write_bytes(b"1")
+    stale = path.stat()
+    scandir = os.scandir
+
+    class Entry:
+        def __init__(self, entry: os.DirEntry[str]) -> None:
+            self.name, self.path = entry.name, entry.path
+            self.is_symlink, self.is_file = entry.is_symlink, entry.is_file
+
+        def __fspath__(self) -> str:
+            return self.path
+
+        def stat(self) -> os.stat_result:
+            return stale
+
+    @contextmanager
+    def listed(folder: object) -> Iterator[Iterator[Entry]]:
+        with scandir(folder) as listing:
+            yield map(Entry, listing)
+
+    monkeypatch.setattr(os, "scandir", listed)
+    inbox.scan(0)
+    path.write_bytes(b"12")
+    assert inbox.scan(5) == []
+    assert names(inbox.scan(10)) == ["a.jpg"]

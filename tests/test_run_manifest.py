@@ -214,3 +214,32 @@ def test_writing_atomically_leaves_no_half_file(tmp_path: Path) -> None:
     with pytest.raises(OutputError):
         manifest.write_atomically(tmp_path / "folder", "text")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["folder", "run.json"]
+
+
+def test_a_file_that_a_scanner_looks_at_is_renamed_a_moment_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows refuses meanwhile; here the refusals are made, not Windows."""
+    refusals = [PermissionError(13, "The file is used by another process")] * 2
+    replace = Path.replace
+
+    def looked_at(self: Path, target: Path) -> Path:
+        if refusals:
+            raise refusals.pop()
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", looked_at)
+    monkeypatch.setattr(manifest, "RENAME_WAITS_S", (0.0, 0.0))
+    folder = manifest.partial_folder(tmp_path, "a")
+    (folder / "result.json").write_text("new")
+    manifest.put_in_place(folder, tmp_path / "a")
+    assert (tmp_path / "a" / "result.json").read_text() == "new"
+    refusals = [PermissionError(13, "The file is used by another process")] * 3
+    with pytest.raises(OutputError):
+        manifest.write_atomically(tmp_path / "b", "text")
+    assert not list(tmp_path.glob(".b*"))
+
+
+def test_an_output_folder_that_is_taken_away_is_said_to_be(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="cannot be read"):
+        list(manifest.finished_slides(tmp_path / "gone"))

@@ -35,7 +35,7 @@ from cbctool.run.pipeline import (
     hash_inputs,
     slide_scale,
 )
-from cbctool.run.pool import Pool
+from cbctool.run.pool import LocalPool, Pool
 
 PER_SLIDE = {"report.pdf", "differential.csv", "cells.csv", "result.json", "manifest.json", "report.html"}
 
@@ -166,7 +166,8 @@ def test_a_killed_run_is_completed_to_the_same_numbers(
     assert not list(out.glob(".partial-*"))
 
 
-def test_ctrl_c_ends_with_130_and_keeps_what_is_finished(drawn_slides: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("stop", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_stop_ends_with_130_and_keeps_what_is_finished(drawn_slides: Path, tmp_path: Path, stop: str) -> None:
     slides, out = tmp_path / "slides", tmp_path / "out"
     slides.mkdir()
     for i in range(400):  # more than a busy machine finishes before this process has its next turn
@@ -179,7 +180,8 @@ def test_ctrl_c_ends_with_130_and_keeps_what_is_finished(drawn_slides: Path, tmp
     deadline = time.monotonic() + 120
     while process.poll() is None and time.monotonic() < deadline and not finished_slides(out):
         os.sched_yield()
-    os.killpg(process.pid, signal.SIGINT)
+    # A terminal sends Ctrl-C to the workers as well.
+    (os.killpg if stop == "SIGINT" else os.kill)(process.pid, getattr(signal, stop))
     said = process.communicate(timeout=60)[1].decode()
     assert process.returncode == ExitCode.INTERRUPTED
     assert "interrupted" in said
@@ -187,6 +189,7 @@ def test_ctrl_c_ends_with_130_and_keeps_what_is_finished(drawn_slides: Path, tmp
     finished = finished_slides(out)
     assert 0 < len(finished) < 400
     assert {row["slide"] for row in table(out / "summary.csv")} == finished
+    assert not list(out.glob(".partial-*"))
 
 
 def test_one_bad_field_harms_nobody(drawn_slides: Path, tmp_path: Path) -> None:
@@ -220,12 +223,15 @@ def test_one_bad_field_harms_nobody(drawn_slides: Path, tmp_path: Path) -> None:
     assert "signed by Dr. Grün" in result["supersedes"]
 
 
-def test_a_report_never_takes_the_place_of_its_own_pictures(drawn_slides: Path, tmp_path: Path) -> None:
+def test_a_report_never_takes_the_place_of_its_own_pictures(
+    drawn_slides: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     pictures = shutil.copytree(drawn_slides / "two-fields", tmp_path / "smear")
     before = {p.name: p.read_bytes() for p in pictures.iterdir()}
     report = analyse(pictures, Settings(out=tmp_path, jobs=1), one_slide=True)
     assert report.exit_code is ExitCode.ALL_FAILED
     assert "in the way" in report.failures[0].error
+    assert "in the way" in caplog.text
     assert {p.name: p.read_bytes() for p in pictures.iterdir()} == before
 
 
@@ -430,3 +436,13 @@ def test_what_a_run_did_not_reach_stays_in_both_tables(tmp_path: Path) -> None:
         analyse(slides, Settings(out=out, jobs=1), on_outcome=interrupt)
     assert [row["slide"] for row in table(out / "summary.csv")] == ["one", "two"]
     assert sorted(row["slide"] for row in table(out / "failures.csv")) == ["one", "two"]
+
+
+def test_a_worker_never_sees_ctrl_c_not_even_while_it_starts() -> None:
+    pool = LocalPool(1)
+    try:
+        mask = pool.submit(signal.pthread_sigmask, signal.SIG_BLOCK, (), timeout_s=60).result()
+    finally:
+        pool.close()
+    assert signal.SIGINT in mask
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())

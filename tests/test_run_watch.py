@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import logging
@@ -14,6 +15,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,7 +31,7 @@ from cbctool.run.journal import Entry, Journal, State, status_text
 from cbctool.run.manifest import hash_file, read_manifest
 from cbctool.run.originals import free_place, move
 from cbctool.run.pipeline import Analyser, Settings
-from cbctool.run.service import StopWatching, file_events
+from cbctool.run.service import StopWatching, file_events, stoppable
 from cbctool.run.watch import Step, WatchOptions, _Watcher, next_step, watch
 
 
@@ -143,27 +145,36 @@ def test_a_stop_while_the_output_folder_is_away_is_a_stop(
     assert json.loads((tmp_path / "out" / "heartbeat.json").read_text())["state"] == "stopped"
 
 
-def entry(state: State, attempts: int = 1, signature: str = "now") -> Entry:
-    return Entry("a", "in/a.png", signature, state, "", attempts, "", "", "")
+def entry(state: State, attempts: int = 1, signature: str = "now", reason: str = "") -> Entry:
+    return Entry("a", "in/a.png", signature, state, reason, attempts, "", "", "")
+
+
+WHOLE = manifest.Manifest("a", "", "", (), {}, {"status": "done"})
+LACKING = dataclasses.replace(WHOLE, row={"status": "partial"})
+SIGNED = dataclasses.replace(WHOLE, row={"status": "partial", "reviewer": "Dr. Grün"})
 
 
 @pytest.mark.parametrize(
-    ("before", "reported", "step"),
+    ("before", "report", "step"),
     [
-        (None, False, Step.QUEUE),
-        (None, True, Step.QUEUE),
-        *((entry(state, signature="before"), True, Step.QUEUE) for state in State),
-        *((entry(state), reported, Step.NOTHING) for state in (State.QUEUED, State.RUNNING) for reported in (0, 1)),
-        (entry(State.DONE), True, Step.PUT_AWAY_DONE),
-        (entry(State.DONE), False, Step.QUEUE),  # its report is gone
-        (entry(State.FAILED, 0), False, Step.REQUEUE),
-        (entry(State.FAILED, 1), True, Step.WAIT),
-        (entry(State.FAILED, 3), False, Step.WAIT),
-        (entry(State.FAILED, 4), False, Step.PUT_AWAY_FAILED),
+        (None, None, Step.QUEUE),
+        (None, WHOLE, Step.QUEUE),
+        *((entry(state, signature="before"), WHOLE, Step.QUEUE) for state in State),
+        *((entry(state), report, Step.NOTHING) for state in (State.QUEUED, State.RUNNING) for report in (None, WHOLE)),
+        (entry(State.DONE), WHOLE, Step.PUT_AWAY_DONE),
+        (entry(State.DONE), SIGNED, Step.PUT_AWAY_DONE),
+        (entry(State.DONE), None, Step.QUEUE),  # its report is gone
+        (entry(State.DONE), LACKING, Step.NOTHING),
+        (entry(State.DONE, reason="took too long and was stopped"), LACKING, Step.WAIT),
+        (entry(State.DONE, 4, reason="took too long and was stopped"), LACKING, Step.NOTHING),
+        (entry(State.FAILED, 0), None, Step.REQUEUE),
+        (entry(State.FAILED, 1), WHOLE, Step.WAIT),
+        (entry(State.FAILED, 3), None, Step.WAIT),
+        (entry(State.FAILED, 4), None, Step.PUT_AWAY_FAILED),
     ],
 )
-def test_what_is_next_for_a_slide(before: Entry | None, reported: bool, step: Step) -> None:
-    assert next_step(before, "now", 4, reported) is step
+def test_what_is_next_for_a_slide(before: Entry | None, report: manifest.Manifest | None, step: Step) -> None:
+    assert next_step(before, "now", 4, report) is step
 
 
 # ----------------------------------------------------------------------------- one look after the other, by hand
@@ -348,6 +359,26 @@ def test_a_journal_that_goes_is_waited_for_and_one_that_comes_back_is_used(lab: 
     assert list(lab.folder.glob("journal-broken-*"))
 
 
+def test_an_output_folder_without_rights_is_waited_for_and_not_called_mended_at_every_look(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise OutputError("no rights")
+
+    lab.put("rights.png")
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(lab.journal, "queue", refused)
+        lab.turn()
+        meanwhile.setattr(manifest, "prepare_output", refused)
+        lab.inbox.joinpath("rights.png").rename(lab.folder / "rights.png")
+        for _ in range(3):  # nothing that would have to be written
+            lab.turn()
+        assert lab.watcher.paused
+    assert [record.message for record in caplog.records if record.levelname == "WARNING"] == ["waiting: no rights"]
+    lab.turn()
+    assert not lab.watcher.paused
+
+
 def test_what_goes_before_it_is_opened_is_no_try(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     path = lab.put("fleeting.png")
     batch = lab.watcher._batch
@@ -418,6 +449,15 @@ def test_a_file_replaced_while_it_is_analysed_has_the_report_of_its_last_content
     assert lab.result("replaced")["supersedes"]
 
 
+def test_slides_that_lie_a_folder_too_deep_are_said_and_not_passed_over(lab: Lab) -> None:
+    lab.put("case/notes.txt")
+    (lab.inbox / "case" / "slide 1").mkdir()
+    (lab.inbox / "case" / "slide 1" / "1.png").write_bytes(lab.picture)
+    lab.turn()
+    assert lab.states() == {"case": "failed"}
+    assert "slide 1 is a folder and was skipped" in lab.journal.named("case").reason
+
+
 def test_every_slide_has_a_name_of_its_own(lab: Lab) -> None:
     for name in ("same.png", "same.jpg", "same.bmp", "same/1.png", "Same.webp"):
         lab.put(name)
@@ -462,6 +502,71 @@ def test_retries_with_growing_waits_and_then_set_aside_with_the_reason(lab: Lab,
     assert lab.states() == {"late": "done"}
     assert not (lab.out / "failed" / "late.txt").exists()
     assert all(row["slide"] != "late" for row in table(lab.out / "failures.csv"))
+
+
+def test_a_field_that_becomes_whole_later_makes_the_report_whole(lab: Lab, tmp_path: Path) -> None:
+    lab.start(move_done=tmp_path / "done")
+    lab.put("mended/1.png")
+    whole = lab.put("mended/2.png").read_bytes()
+    (lab.inbox / "mended" / "2.png").write_bytes(whole[:3000])
+    for _ in range(5):  # a file that stays as it is makes no further work
+        lab.turn()
+    assert lab.journal.named("mended").attempts == 1
+    assert not lab.watcher.due
+    assert (lab.inbox / "mended").is_dir()
+    lab.start(move_done=tmp_path / "done")  # nor does a restart
+    lab.turn()
+    assert lab.journal.named("mended").attempts == 1
+    before = lab.result("mended")
+    assert [before["status"], len(before["fields"])] == ["partial", 1]
+    (lab.inbox / "mended" / "2.png").write_bytes(whole)
+    lab.turn()
+    after = lab.result("mended")
+    assert [after["status"], len(after["fields"])] == ["done", 2]
+    assert before["identity"][:12] in after["supersedes"]
+    assert all(row["slide"] != "mended" for row in table(lab.out / "failures.csv"))
+    assert sorted(path.name for path in (tmp_path / "done" / "mended").iterdir()) == ["1.png", "2.png"]
+
+
+def test_a_field_that_failed_by_the_moment_is_tried_again_a_few_times(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits = {"retry_waits_s": (30.0, 300.0), "move_done": tmp_path / "done"}
+    lab.start(**waits)
+    lab.put("busy/1.png")
+    lab.put("busy/2.png")
+    submit = lab.analyser._pool.submit
+
+    def stopped(function: Callable[..., Any], *arguments: Any, timeout_s: float) -> Future[Any]:
+        if getattr(arguments[0], "name", "") != "2.png":
+            return submit(function, *arguments, timeout_s=timeout_s)
+        late: Future[Any] = Future()
+        late.set_exception(TimeoutError("took too long"))
+        return late
+
+    with monkeypatch.context() as busy:
+        busy.setattr(lab.analyser._pool, "submit", stopped)
+        for attempts in (1, 2):
+            lab.turn()
+            lab.turn()  # not yet
+            assert lab.journal.named("busy").attempts == attempts
+            lab.start(**waits)  # a restart does not forget it
+            lab.turn()
+            assert lab.watcher.due["busy"] > time.monotonic() + 20
+            lab.watcher.due["busy"] = 0.0
+    assert lab.result("busy")["status"] == "partial"
+    lab.turn()
+    assert lab.result("busy")["status"] == "done"
+    assert lab.result("busy")["supersedes"]
+    assert (tmp_path / "done" / "busy").is_dir()
+    lab.put("slow/2.png")
+    lab.put("slow/1.png")
+    monkeypatch.setattr(lab.analyser._pool, "submit", stopped)
+    for _ in range(5):
+        lab.turn()
+        lab.watcher.due = dict.fromkeys(lab.watcher.due, 0.0)
+    assert lab.journal.named("slow").attempts == 3  # and no more
+    assert lab.states()["slow"] == "done"
 
 
 def test_nothing_is_tried_and_nothing_given_up_while_the_share_is_away(lab: Lab) -> None:
@@ -805,6 +910,18 @@ def test_what_cannot_be_taken_away_stays_and_is_not_doubled(tmp_path: Path, monk
         move(tmp_path / "a.png", tmp_path / "done" / "a.png")
     assert [path.name for path in tmp_path.rglob("*.png")] == ["a.png"]
     assert (tmp_path / "a.png").exists()
+
+
+def test_a_terminal_that_closes_stops_the_watch_unless_it_runs_under_nohup() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        with pytest.raises(StopWatching), stoppable():
+            signal.raise_signal(signal.SIGHUP)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        with stoppable():
+            signal.raise_signal(signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EMFILE])

@@ -8,6 +8,7 @@ tifffile in :mod:`cbctool.imaging.read`.
 
 from __future__ import annotations
 
+import re
 import struct
 import zlib
 from dataclasses import dataclass
@@ -37,6 +38,10 @@ CREDIBLE_UM_PER_PX = (0.02, 1.0)
 relay give 0.02; a 10x objective with 10 um pixels gives 1.0. A camera's default density (72, 96, 150, 300, 600 dpi)
 says 353 to 42 um/px and so falls outside by itself."""
 
+_BLOCK = 4096  # bytes in which systems write to disks and caches
+
+_JPEG_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")  # within a scan: neither a stuffed 0xFF nor a restart
+
 _OTHER_FORMATS: tuple[tuple[int, bytes, str], ...] = (
     (0, b"GIF8", "a GIF"),
     (4, b"ftypheic", "a HEIC photo"),
@@ -50,6 +55,7 @@ _OTHER_FORMATS: tuple[tuple[int, bytes, str], ...] = (
     (0, b"\xff\x4f\xff\x51", "a JPEG 2000 picture"),
     (0, b"\xff\x0a", "a JPEG XL picture"),
     (0, b"\x00\x00\x00\x0cJXL ", "a JPEG XL picture"),
+    *((0, b"P%c\n" % kind, "a Netpbm picture") for kind in b"123456"),
     (0, b"8BPS", "a Photoshop file"),
     (0, b"%PDF", "a PDF"),
     (0, b"PK\x03\x04", "a zip archive or Office document"),
@@ -77,7 +83,7 @@ class Header:
 
     ``orientation`` is EXIF's 1-8; ``frames`` counts pictures in an animation; ``icc`` is an embedded colour profile,
     empty if none; ``um_per_px`` is None where no credible scale is stated; ``components`` are samples per
-    pixel as stored.
+    pixel as stored; ``end`` is the byte after a JPEG's last scan.
     """
 
     format: str
@@ -90,6 +96,7 @@ class Header:
     frames: int = 1
     icc: bytes = b""
     um_per_px: float | None = None
+    end: int = 0
 
 
 def sniff(data: bytes) -> str | None:
@@ -144,6 +151,16 @@ def read_header(data: bytes, path: str) -> Header:
         _truncated(path, form)
 
 
+def unfilled_bytes(data: bytes) -> int:
+    """Count the zero bytes at a file's end that begin where a block of the disk does; 0 where they begin elsewhere.
+
+    A copy that gives a file its full length first and is broken off leaves just that. A picture that is itself black
+    at its end looks so by chance in 1 of 4096 cases.
+    """
+    filled = len(data) if data[-1:] != b"\0" else len(data.rstrip(b"\0"))
+    return 0 if filled % _BLOCK else len(data) - filled
+
+
 def credible_um_per_px(px_per_um_x: float, px_per_um_y: float) -> float | None:
     """Turn a stated density into um/px, or None where no microscope has it or pixels differ by over 1 %."""
     if not (px_per_um_x > 0 and px_per_um_y > 0) or abs(px_per_um_x / px_per_um_y - 1) > 0.01:
@@ -177,6 +194,7 @@ def _damaged(path: str, form: str, what: str) -> NoReturn:
 def _jpeg(data: bytes, path: str) -> Header:
     at, size = 2, len(data)
     frame: tuple[int, int, int, int] | None = None
+    names, progressive = b"", False
     orientation, density, icc, adobe = 1, None, {}, None
     while True:
         while at < size and data[at] != 0xFF:  # stray bytes between markers are legal to skip
@@ -197,6 +215,7 @@ def _jpeg(data: bytes, path: str) -> Header:
             _truncated(path, "JPEG")
         if marker in (0xC0, 0xC1, 0xC2, 0xC3, *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0)):
             frame = struct.unpack_from(">BHHB", body)
+            names, progressive = body[6::3][: frame[3]], marker in (0xC2, 0xC6, 0xCA, 0xCE)
         elif marker == 0xE0 and body[:5] == b"JFIF\0":
             density = struct.unpack_from(">BHH", body, 7)
         elif marker == 0xE1 and body[:6] == b"Exif\0\0":
@@ -218,6 +237,8 @@ def _jpeg(data: bytes, path: str) -> Header:
     # No Huffman stream carries 512 zero bytes; a broken transfer into a preallocated file does.
     if data.find(bytes(512), at, end) >= 0:
         _damaged(path, "JPEG", "a stretch of its data is empty")
+    if not _all_scans(data, at - length, end, names, progressive):
+        _truncated(path, "JPEG")
     bits, height, width, components = frame
     unit, x, y = density or (0, 0, 0)
     um = {1: 25400.0, 2: 10000.0}.get(unit)
@@ -232,7 +253,32 @@ def _jpeg(data: bytes, path: str) -> Header:
         orientation=orientation,
         icc=b"".join(icc[key] for key in sorted(icc)),
         um_per_px=credible_um_per_px(x / um, y / um) if um else None,
+        end=end,
     )
+
+
+def _all_scans(data: bytes, at: int, end: int, names: bytes, progressive: bool) -> bool:
+    """Whether the scans from byte ``at`` to ``end`` give every component, and every coefficient of it to its last bit.
+
+    A decoder shows what is missing as a blur or as grey. Only a progressive JPEG, or one with a scan for each
+    component, has more than one.
+    """
+    left = {(name, k) for name in names for k in range(64)}
+    while True:
+        (length, count) = struct.unpack_from(">HB", data, at)
+        first, last, bits = data[at + length - 3 : at + length] if progressive else (0, 63, 0)
+        if bits & 15 == 0:
+            left -= {(name, k) for name in data[at + 3 : at + 3 + 2 * count : 2] for k in range(first, last + 1)}
+        if not left:
+            return True
+        while True:
+            marker = _JPEG_MARKER.search(data, at + length, end)
+            if marker is None:
+                return False
+            at = marker.end()
+            if marker[1] == b"\xda":
+                break
+            (length,) = struct.unpack_from(">H", data, at)
 
 
 def _png(data: bytes, path: str) -> Header:

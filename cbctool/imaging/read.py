@@ -10,9 +10,11 @@ from __future__ import annotations
 import functools
 import io
 import logging
+import math
 import os
 import re
 import stat
+import struct
 import warnings as python_warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +27,15 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 from cbctool.errors import UnreadableImageError
-from cbctool.imaging.headers import EXTENSIONS, Header, credible_um_per_px, looks_like, read_header, sniff
+from cbctool.imaging.headers import (
+    EXTENSIONS,
+    Header,
+    credible_um_per_px,
+    looks_like,
+    read_header,
+    sniff,
+    unfilled_bytes,
+)
 from cbctool.records import Field
 
 log = logging.getLogger(__name__)
@@ -84,6 +94,12 @@ def read_field(path: Path, slide: str, name: str, options: ReadOptions | None = 
             raise UnreadableImageError(f"{shown} is empty (0 bytes).", "Copy or export the picture again.")
         raise UnreadableImageError(
             f"{shown} is no picture that can be read: it is {looks_like(data)}.", "Save it as PNG, JPEG or TIFF."
+        )
+    # A PNG has its checksums, a JPEG its end, behind which some cameras fill up the block.
+    if form not in ("PNG", "JPEG") and (unfilled := unfilled_bytes(data)):
+        raise UnreadableImageError(
+            f"{shown} is cut short: its last {unfilled} bytes are empty, as a copy that was broken off leaves them.",
+            "Copy or export the picture again; as PNG, if it really ends in black.",
         )
     warnings: list[str] = []
     promised = EXTENSIONS.get(path.suffix.lower())
@@ -169,7 +185,8 @@ def _reason(error: OSError | ValueError) -> str:
 
 def _advice(error: OSError | ValueError) -> str:
     if isinstance(error, PermissionError):
-        return "Give the user who runs cbctool permission to read it."
+        or_close = ", or close it where it is open" if os.name == "nt" else ""
+        return f"Give the user who runs cbctool permission to read it{or_close}."
     if isinstance(error, IsADirectoryError):
         return "Remove it from the input, or put pictures into it."
     return "Check the file, the link or the network share."
@@ -201,26 +218,40 @@ def _decode(data: bytes, header: Header, shown: str, warnings: list[str]) -> NDA
     """Decode what :func:`read_header` has found whole and of a bearable size."""
     if header.frames > 1:
         warnings.append(f"an animation of {header.frames} frames; the first was read")
-    icc = header.icc
+    rgb = _decode_as_stored(data, header, warnings)
+    if rgb.shape[:2] != (header.height_px, header.width_px):
+        raise UnreadableImageError(f"{shown} decodes to another size than it states.", "Export the picture again.")
+    press = header.format == "JPEG" and header.components == 4  # its profile has done its work
+    if header.format == "JPEG" and (press or (rgb[-1, -1] == 128).all()) and _ran_out(data, header, rgb):
+        raise UnreadableImageError(
+            f"{shown} is cut short: the JPEG ends before its last pixel.", "Copy or export the picture again."
+        )
+    if header.icc and not press:
+        rgb = _to_srgb(rgb, header.icc, warnings)
+    return _upright(rgb, header.orientation)
+
+
+def _decode_as_stored(data: bytes, header: Header, warnings: list[str]) -> NDArray[Any]:
     if header.plain:
         # libjpeg-turbo and libpng without a detour over BGR: 0.75x (JPEG) and 0.73x (PNG) of cv2.imread's time.
         pixels = imagecodecs.jpeg8_decode(data) if header.format == "JPEG" else imagecodecs.png_decode(data)
         if pixels.ndim == 3 and pixels.shape[2] == 1:
             pixels = pixels[..., 0]
-        rgb = _grey_to_rgb(pixels, warnings) if pixels.ndim == 2 else pixels
-    elif header.format == "PNG" and header.bits == 16:
+        return _grey_to_rgb(pixels, warnings) if pixels.ndim == 2 else pixels
+    if header.format == "PNG" and header.bits == 16:
         pixels = imagecodecs.png_decode(data)
         pixels = pixels[..., None] if pixels.ndim == 2 else pixels
-        rgb = _samples_to_rgb(pixels, 16, header.components in (2, 4), False, warnings)
-    else:
-        rgb = _decode_pillow(data, header, warnings)
-        if header.components == 4 and header.format == "JPEG":
-            icc = b""  # the press profile has done its work
-    if rgb.shape[:2] != (header.height_px, header.width_px):
-        raise UnreadableImageError(f"{shown} decodes to another size than it states.", "Export the picture again.")
-    if icc:
-        rgb = _to_srgb(rgb, icc, warnings)
-    return _upright(rgb, header.orientation)
+        return _samples_to_rgb(pixels, 16, header.components in (2, 4), False, warnings)
+    return _decode_pillow(data, header, warnings)
+
+
+def _ran_out(data: bytes, header: Header, rgb: NDArray[Any]) -> bool:
+    """Whether a JPEG's data end before its picture does.
+
+    libjpeg then paints the rest in mid-grey without a word. It uses more data where it has run out, and only then.
+    """
+    more = data[: header.end] + bytes(range(128)) + data[header.end :]  # 0 first: the cut may follow a 0xFF
+    return not np.array_equal(_decode_as_stored(more, header, []), rgb)
 
 
 def _decode_pillow(data: bytes, header: Header, warnings: list[str]) -> NDArray[Any]:
@@ -259,9 +290,13 @@ def _read_tiff(data: bytes, shown: str, options: ReadOptions, warnings: list[str
         # Not by tif.series, which follows a circular chain of pages for ever; len notices it.
         pages, pages_read = len(tif.pages), 1
         planes = pages >= 3 and page.samplesperpixel == 1 and _pages_are_channels(str(page.description or ""))
-        wanted = [tif.pages.get(i, aspage=True) for i in range(3)] if planes else [page]
+        wanted: list[Any] = [tif.pages.get(i, aspage=True) for i in range(3)] if planes else [page]
         for one in wanted:
             _check_tiff_page(one, shown, len(data), options)
+            if _tags_stated(tif.tiff, one.offset, data) & _TELLING_TAGS - {tag.code for tag in one.tags}:
+                raise UnreadableImageError(
+                    f"{shown} is cut short: the TIFF ends before its description.", "Copy or export the picture again."
+                )
         if planes:
             pixels, pages_read = np.stack([one.asarray() for one in wanted], axis=-1), 3
         else:
@@ -271,6 +306,20 @@ def _read_tiff(data: bytes, shown: str, options: ReadOptions, warnings: list[str
             warnings.append(f"{which} of {pages} was read; the others were not")
         um_per_px = tiff_um_per_px(tif, page)
         return _tiff_rgb(page, pixels, planes, shown, warnings), um_per_px
+
+
+_TELLING_TAGS = frozenset(
+    {*range(256, 260), 262, 273, *range(277, 280), *range(282, 285), *range(320, 326), 338, 347, 34675}
+)
+"""Size, samples, strips and tiles, density, colours, profile. tifffile passes over a tag whose value lies behind the
+file's end, and takes a picture without its bits per sample for black and white."""
+
+
+def _tags_stated(tiff: Any, at: int, data: bytes) -> set[int]:
+    """Codes of all tags in the directory at a byte, also of those without a value."""
+    (count,) = struct.unpack_from(tiff.tagnoformat, data, at)
+    first = at + tiff.tagnosize
+    return {struct.unpack_from(f"{tiff.byteorder}H", data, first + i * tiff.tagsize)[0] for i in range(count)}
 
 
 def _pages_are_channels(text: str) -> bool:
@@ -295,6 +344,13 @@ def _check_tiff_page(page: Any, shown: str, size: int, options: ReadOptions) -> 
     if tile > max(4 * page.imagelength * page.imagewidth, 1 << 24):
         raise UnreadableImageError(f"{shown} states tiles larger than its picture.", "Export the picture again.")
     offsets, counts = page.dataoffsets, page.databytecounts
+    # Some writers give one strip for all, and state a fraction of its rows; what is not compressed is then whole.
+    stored = sum(counts) if page.compression == tifffile.COMPRESSION.NONE else 0
+    if len(offsets) < math.prod(page.chunked) and stored < page.nbytes:
+        raise UnreadableImageError(
+            f"{shown} is damaged: {len(offsets)} of its {math.prod(page.chunked)} parts are there.",
+            "Export the TIFF again.",
+        )
     if len(offsets) != len(counts) or not offsets or min(counts, default=0) < 1 or min(offsets) < 8:
         raise UnreadableImageError(f"{shown} is damaged: parts of its picture are missing.", "Export the TIFF again.")
     if max(offset + count for offset, count in zip(offsets, counts, strict=True)) > size:

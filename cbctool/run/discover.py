@@ -42,7 +42,7 @@ _RUN_FILES = frozenset({
     "summary.csv", "failures.csv", "index.html", "run.json", "journal.sqlite", "heartbeat.json", "failed",
 })
 # fmt: on
-_WINDOWS_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+_WINDOWS_DEVICES = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[\d¹²³]) *(\..*)?", re.IGNORECASE)
 _MAX_NAME_BYTES = 180  # of the 255 that file systems allow; the rest is room for suffixes of temporary names
 
 
@@ -65,7 +65,7 @@ def discover_slides(
     path : Path
         A folder, or one picture or whole-slide file.
     one_slide : str or bool, optional
-        Take the pictures of a flat folder as fields of one slide, under this name (True: the folder's name).
+        Take the pictures of a flat folder, or the one file, as one slide of this name (True: the folder's or file's).
     out : Path, optional
         Where the reports will go; refused inside the input, where the next run would read them as slides.
     sheet : Path, optional
@@ -94,6 +94,8 @@ def discover_slides(
         ) from None
     if not stat.S_ISDIR(mode):
         found = _single_file(path, mode, shown)
+        if isinstance(one_slide, str):
+            found = replace(found, slides=(replace(found.slides[0], name=clean_name(one_slide)),))
     else:
         if out is not None and _inside(out, path):
             raise UsageError(
@@ -126,8 +128,10 @@ def folder_name(name: str) -> str:
     safe = re.sub(r'[<>:"/\\|?*\x00-\x1f]', "_", name).rstrip(". ") or "_"
     if safe.startswith("."):
         safe = "_" + safe[1:]
-    if safe.lower() in _RUN_FILES or _WINDOWS_DEVICES.fullmatch(safe):
+    if safe.lower() in _RUN_FILES:
         safe += "_"
+    if _WINDOWS_DEVICES.fullmatch(safe):
+        safe = "_" + safe  # before it: nul.a_ would still be the device
     if safe != name or len(safe.encode()) > _MAX_NAME_BYTES:
         mark = "-" + hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8]
         safe = safe.encode()[: _MAX_NAME_BYTES - len(mark)].decode(errors="ignore").rstrip(". ") + mark
@@ -267,7 +271,7 @@ def _folder(path: Path, top: _Listing) -> Discovery:
 
 def _one_slide(path: Path, one_slide: str | bool, top: _Listing) -> Discovery:
     name = one_slide if isinstance(one_slide, str) else path.resolve().name or "slide"
-    notes = [f"{printable(one.name)} is a folder and was skipped; --one-slide takes a flat one." for one in top.folders]
+    notes = [f"{printable(one.name)} is a folder and was skipped; a slide is one flat folder." for one in top.folders]
     fields = _fields(top)
     failures = top.failures + [
         _failure(one, "is a whole-slide file among the fields of one slide", "Analyse it without --one-slide.")

@@ -143,7 +143,7 @@ class Journal:
     def _explained(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:  # OSError: a damaged file that another program has open on Windows
             raise OutputError(
                 f"{self.path}: the journal cannot be used ({error}).",
                 "Check the folder's rights and free space, and that nothing else holds the file.",

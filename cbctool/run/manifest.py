@@ -34,6 +34,9 @@ REPLACED_PREFIX = ".replaced-"
 OWN_FILES = ("report.pdf", "report.html", "result.hl7", "fhir.json", MANIFEST)
 """Files of a report folder that are not carried over where the new report no longer has them."""
 
+RENAME_WAITS_S = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6) if os.name == "nt" else ()
+"""Before a rename is tried again: on Windows whoever looks at fresh files (virus scanners, the search) stops it."""
+
 LONGEST_WRITING_S = 3600.0
 """A partial folder older than this is nobody's, whoever has its process number by now; a report has 600 s."""
 
@@ -48,6 +51,11 @@ class Manifest:
     sizes: Sequence[int]  # of its files in bytes, sorted: equal content has equal sizes
     inputs: Mapping[str, str]  # field -> sha256 of the file
     row: Mapping[str, Any]
+
+    @property
+    def lacking(self) -> bool:
+        """Whether fields are missing from the report, and no person has signed it as it is."""
+        return self.row.get("status") == "partial" and not self.row.get("reviewer")
 
 
 def hash_file(path: Path) -> str:
@@ -91,8 +99,20 @@ def manifest_text(manifest: Manifest) -> str:
 
 
 def finished_slides(out: Path) -> Iterator[Manifest]:
-    """The manifests of all slides in an output folder, by name."""
-    for folder in sorted(p for p in out.iterdir() if p.is_dir() and not p.name.startswith(".")):
+    """The manifests of all slides in an output folder, by name.
+
+    Raises
+    ------
+    OutputError
+        Where it cannot be listed.
+    """
+    try:
+        folders = sorted(p for p in out.iterdir() if p.is_dir() and not p.name.startswith("."))
+    except OSError as error:
+        raise OutputError(
+            f"{out}: cannot be read ({error.strerror}).", "Check that the folder is there, then run again."
+        ) from error
+    for folder in folders:
         manifest = read_manifest(folder)
         if manifest is not None:
             yield manifest
@@ -124,9 +144,15 @@ def prepare_output(out: Path, clear: bool = True) -> None:
             discard(folder)
         else:  # killed between the two renames of `put_in_place`
             folder.rename(place)
-    for folder in out.glob(f"{PARTIAL_PREFIX}*"):
-        if not _at_work(folder):
-            discard(folder)
+    discard_partial(out)
+
+
+def discard_partial(out: Path) -> None:
+    """Remove what a process that has ended was making, as far as that can be done."""
+    with contextlib.suppress(OSError):
+        for folder in out.glob(f"{PARTIAL_PREFIX}*"):
+            if not _at_work(folder):
+                discard(folder)
 
 
 def _at_work(partial: Path) -> bool:
@@ -199,18 +225,29 @@ def put_in_place(folder: Path, place: Path) -> None:
     if place.exists():
         discard(old)
         try:
-            place.rename(old)
+            _rename(place, old)
         except OSError as error:
             raise ReportInUseError(
                 f"{place}: the earlier report cannot be replaced ({error.strerror}).", "Close it where it is open."
             ) from error
     try:
-        folder.rename(place)
+        _rename(folder, place)
     except OSError:
         if old.exists() and not place.exists():
-            old.rename(place)
+            _rename(old, place)
         raise
     discard(old)
+
+
+def _rename(source: Path, target: Path) -> None:
+    """Rename, over a file that is there, as soon as nobody looks at it any more."""
+    for wait in RENAME_WAITS_S:
+        try:
+            source.replace(target)
+            return
+        except PermissionError:
+            time.sleep(wait)
+    source.replace(target)
 
 
 def _carry_over(old: Path, new: Path) -> None:
@@ -302,7 +339,7 @@ def write_atomically(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
+        _rename(temporary, path)
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)

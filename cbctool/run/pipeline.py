@@ -212,6 +212,7 @@ class Analyser:
         if self._report_pool is not self._pool:
             self._report_pool.close()
         self._loader.shutdown(wait=False, cancel_futures=True)
+        manifest.discard_partial(self.settings.out)  # of reports that a worker was ended over
 
     def _load_classifier(self) -> Classifier:
         from cbctool.classifier import Classifier
@@ -340,7 +341,7 @@ class _Run:
         identity = manifest.identity(slide, inputs, self.analyser.weights.sha256, self.analyser.options)
         place = settings.out / folder_name(slide.name)
         before = manifest.read_manifest(place)
-        if before is not None and before.identity == identity and not settings.overwrite and not _incomplete(before):
+        if before is not None and before.identity == identity and not settings.overwrite and not before.lacking:
             logger.info("%s: unchanged, skipped", slide.name)
             yield SlideDone(slide, before.row, skipped=True)
             return
@@ -348,12 +349,10 @@ class _Run:
             manifest.check_place(place)
             tasks, tiles = self._plan(slide)
         except (CbctoolError, TimeoutError, WorkerLostError) as error:
-            yield SlideFailed(slide, (failure_of(slide.name, str(slide.paths[0]), error),))
+            yield _failed(slide, failure_of(slide.name, str(slide.paths[0]), error))
             return
         if not tasks:
-            yield SlideFailed(
-                slide, (Failure(slide.name, str(slide.root), "no field with tissue in it", "Look at it."),)
-            )
+            yield _failed(slide, Failure(slide.name, str(slide.root), "no field with tissue in it", "Look at it."))
             return
         in_hand = _SlideInHand(slide, tasks, identity, inputs, tiles)
         logger.info("%s: %d field(s)", slide.name, len(tasks))
@@ -526,9 +525,10 @@ class _Run:
         )
 
 
-def _incomplete(done: manifest.Manifest) -> bool:
-    """A report that lacks fields is tried again, unless a person has signed it as it is."""
-    return done.row.get("status") == "partial" and not done.row.get("reviewer")
+def _failed(slide: Slide, failure: Failure) -> SlideFailed:
+    """A slide that is not even begun."""
+    logger.warning("%s: %s. %s", slide.name, failure.error.rstrip("."), failure.advice)
+    return SlideFailed(slide, (failure,))
 
 
 def _in_order(failures: Mapping[int, Failure]) -> tuple[Failure, ...]:

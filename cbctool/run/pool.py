@@ -12,8 +12,9 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 from cbctool.errors import UsageError
@@ -66,15 +67,19 @@ class LocalPool:
     def submit(self, function: Callable[..., Any], *arguments: Any, timeout_s: float) -> Future[Any]:
         outcome: Future[Any] = Future()
         try:
-            inner = self._pool.schedule(function, args=arguments, timeout=timeout_s)
+            inner = self._schedule(function, arguments, timeout_s)
         except RuntimeError:  # the pool broke as a whole: a worker was killed while it held nothing, or the channel
             logger.warning("the worker pool broke and was started again")
             self.close()
             self._pool = self._start()
-            inner = self._pool.schedule(function, args=arguments, timeout=timeout_s)
+            inner = self._schedule(function, arguments, timeout_s)
         due = time.monotonic() + timeout_s
         inner.add_done_callback(lambda done: _settle(outcome, done, early=time.monotonic() < due))
         return outcome
+
+    def _schedule(self, function: Callable[..., Any], arguments: tuple[Any, ...], timeout_s: float) -> Any:
+        with _no_ctrl_c():  # the first call starts the threads that start the workers
+            return self._pool.schedule(function, args=arguments, timeout=timeout_s)
 
     def close(self) -> None:
         self._pool.stop()
@@ -117,6 +122,25 @@ class DaskPool:
 def open_pool(jobs: int, cluster: str | None = None) -> Pool:
     """The pool that the options ask for."""
     return DaskPool(cluster) if cluster else LocalPool(jobs)
+
+
+@contextmanager
+def _no_ctrl_c() -> Iterator[None]:
+    """Ctrl-C waits until the end, and threads and processes begun inside never see it: the parent decides.
+
+    It reaches the whole group, and a worker that is still importing would say so in a traceback.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    from multiprocessing import resource_tracker
+
+    resource_tracker.ensure_running()  # where it starts, it lets signals through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _start_worker() -> None:

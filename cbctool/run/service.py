@@ -18,7 +18,7 @@ LOCK = ".watch.lock"
 
 
 class StopWatching(BaseException):
-    """SIGTERM: leave the loop wherever it is; not an error, so that nothing that handles errors swallows it."""
+    """A signal to stop, wherever the loop is; not an error, so that nothing that handles errors swallows it."""
 
 
 @contextmanager
@@ -47,14 +47,19 @@ def only_one(out: Path) -> Iterator[None]:
 
 
 @contextmanager
-def stoppable() -> Iterator[None]:
-    """SIGTERM ends the watch by :class:`StopWatching`; on Windows, Ctrl-Break as well."""
+def stoppable(by: type[BaseException] = StopWatching) -> Iterator[None]:
+    """SIGTERM raises ``by``, and so do a terminal that closes (not under ``nohup``) and, on Windows, Ctrl-Break.
+
+    A watch would otherwise leave slides in hand as tried, and after four such ends as the cause of them; a run would
+    leave its tables unwritten.
+    """
 
     def stop(*_: object) -> None:
-        raise StopWatching
+        raise by
 
-    numbers = [signal.SIGTERM, *([signal.SIGBREAK] if hasattr(signal, "SIGBREAK") else [])]
-    previous = {number: signal.signal(number, stop) for number in numbers}
+    there = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)]
+    heard = [number for number in there if signal.getsignal(number) != signal.SIG_IGN]
+    previous = {number: signal.signal(number, stop) for number in heard}
     try:
         yield
     finally:
@@ -90,6 +95,7 @@ def file_events(folder: Path, wanted: bool = True) -> Iterator[threading.Event]:
 
     told = _LostEvents(logging.WARNING)
     library = logging.getLogger("watchdog")
+    library.addHandler(logging.NullHandler())  # what it says while it is stopped is for nobody
     try:
         observer = Observer()
         observer.schedule(Wake(), str(folder), recursive=False)

@@ -153,7 +153,7 @@ def report_slide_task(evidence: SlideEvidence, context: RunContext) -> dict[str,
     result = slide_result(evidence, context)
     name = evidence.slide.name
     before = manifest.read_manifest(context.out / folder_name(name))
-    if before is not None and before.identity != evidence.identity:
+    if before is not None and (before.identity, before.row.get("status")) != (evidence.identity, result.status):
         when = before.row.get("analysed_at", "an unknown time")
         signed = f", signed by {before.row['reviewer']}" if before.row.get("reviewer") else ""
         result = dataclasses.replace(result, supersedes=f"the report of {when}, result {before.identity[:12]}{signed}")
@@ -172,6 +172,8 @@ def report_slide_task(evidence: SlideEvidence, context: RunContext) -> dict[str,
         )
         (folder / manifest.MANIFEST).write_text(manifest.manifest_text(done), encoding="utf-8")
         manifest.put_in_place(folder, context.out / folder_name(name))
+    except OutputError as error:
+        raise OutputError(f"{context.out}: slide {name}: {error.message}", error.advice) from error
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise OutputError(
@@ -279,6 +281,21 @@ def _monolayer_only(tiles: list[FieldSummary]) -> tuple[list[FieldSummary], dict
         for tile, use in zip(tiles, uses, strict=True)
     ]
     return marked, {tile.name: use for tile, use in zip(tiles, uses, strict=True)}
+
+
+_PASSING = (
+    "took too long",
+    "the worker died",
+    "enough memory",
+    "machine's memory",
+    "cannot be opened",
+    "cannot be read",
+)
+
+
+def may_pass(errors: str) -> bool:
+    """Whether one of the errors of failures is of the moment (time, memory, rights, a share) and not of the file."""
+    return any(words in errors for words in _PASSING)
 
 
 def failure_of(slide: str, path: str, error: BaseException) -> Failure:

@@ -43,10 +43,12 @@ from cbctool.run.discover import clean_name, discover_slides, folder_name, with_
 from cbctool.run.heartbeat import Heartbeat, served
 from cbctool.run.inbox import Inbox, Settled
 from cbctool.run.journal import Entry, Journal, State
+from cbctool.run.manifest import Manifest
 from cbctool.run.originals import Originals
 from cbctool.run.pipeline import Analyser, Outcome, Settings, SlideDone, SlideFailed, hash_inputs
 from cbctool.run.service import StopWatching, file_events, only_one, stoppable
 from cbctool.run.sheet import SHEET_NAME, SheetRow, read_sheet
+from cbctool.run.tasks import may_pass
 
 logger = logging.getLogger(__name__)
 
@@ -163,13 +165,13 @@ class Step(Enum):
 
     QUEUE = auto()  # new, changed, or its report is gone
     REQUEUE = auto()  # it failed by being away, which is no try
-    WAIT = auto()  # it failed, and is tried again in its time
+    WAIT = auto()  # it failed, or its report lacks a field that may come, and is tried again in its time
     PUT_AWAY_DONE = auto()
     PUT_AWAY_FAILED = auto()
-    NOTHING = auto()  # it is in the queue or in hand
+    NOTHING = auto()  # it is in the queue or in hand, or its report lacks a field until a file changes
 
 
-def next_step(before: Entry | None, signature: str, most_tries: int, reported: bool) -> Step:
+def next_step(before: Entry | None, signature: str, most_tries: int, report: Manifest | None) -> Step:
     """Tell what is to be done about a slide, from all that is known of it.
 
     Parameters
@@ -180,8 +182,8 @@ def next_step(before: Entry | None, signature: str, most_tries: int, reported: b
         What lies there now.
     most_tries : int
         After so many it is given up.
-    reported : bool
-        Whether its report stands.
+    report : Manifest or None
+        Of its report, where that stands.
     """
     if before is None or before.signature != signature:
         return Step.QUEUE
@@ -191,7 +193,11 @@ def next_step(before: Entry | None, signature: str, most_tries: int, reported: b
         if before.attempts >= most_tries:
             return Step.PUT_AWAY_FAILED
         return Step.WAIT if before.attempts else Step.REQUEUE
-    return Step.PUT_AWAY_DONE if reported else Step.QUEUE
+    if report is None:
+        return Step.QUEUE
+    if not report.lacking:
+        return Step.PUT_AWAY_DONE
+    return Step.WAIT if before.attempts < most_tries and may_pass(before.reason) else Step.NOTHING
 
 
 class _Watcher:
@@ -240,6 +246,7 @@ class _Watcher:
                 if self.journal.reopen():
                     self.inbox.tell_again()
                 self.journal.hand_back()  # what could not be, when the fault came
+                manifest.prepare_output(self.out, clear=False)  # or every quiet look would pass for the end of it
             busy = self._turn()
         except (CbctoolError, OSError) as error:
             reason = error.message if isinstance(error, CbctoolError) else str(error)
@@ -317,8 +324,8 @@ class _Watcher:
         before = self.journal.at(path)
         name = before.slide if before is not None else self._name(path)
         signature = self._signature(settled, name)
-        reported = before is not None and manifest.read_manifest(self.out / folder_name(name)) is not None
-        step = next_step(before, signature, self.most_tries, reported)
+        report = None if before is None else manifest.read_manifest(self.out / folder_name(name))
+        step = next_step(before, signature, self.most_tries, report)
         if before is None or step is Step.QUEUE:
             self.journal.queue(name, path, signature)
             self.names[_key(name)] = name
@@ -337,7 +344,7 @@ class _Watcher:
     def _requeue_what_is_due(self, now: float) -> None:
         for slide in [slide for slide, at in self.due.items() if at <= now]:
             entry = self.journal.named(slide)
-            if entry is not None and entry.state == State.FAILED and self.inbox.holds(Path(entry.path)):
+            if entry is not None and entry.state in (State.FAILED, State.DONE) and self.inbox.holds(Path(entry.path)):
                 self.journal.requeue(slide)
             del self.due[slide]
 
@@ -447,7 +454,7 @@ class _Watcher:
         if outcome.failures and not _all_there(outcome.slide):
             self.journal.give_back(entry.slide)  # the share dropped out under it
         elif isinstance(outcome, SlideDone):
-            self._done(entry, failures)
+            self._done(entry, failures, lacking=bool(outcome.failures))
         else:
             self._failed(entry, failures)
 
@@ -483,11 +490,16 @@ class _Watcher:
             dataclasses.replace(one, slide=name) for one in failures
         )
 
-    def _done(self, entry: Entry, failures: tuple[Failure, ...]) -> None:
-        self.journal.finish(entry.slide, "; ".join(failure.error for failure in failures))
+    def _done(self, entry: Entry, failures: tuple[Failure, ...], lacking: bool) -> None:
+        """A report stands; of one that lacks fields the original stays, so that what is mended makes it whole."""
+        errors = "; ".join(failure.error for failure in failures)
+        self.journal.finish(entry.slide, errors)
         self.news[entry.slide] = failures
         self._note(entry.slide, None)
-        self.originals.put_away(entry, self.options.move_done)
+        if not lacking:
+            self.originals.put_away(entry, self.options.move_done)
+        elif entry.attempts + 1 < self.most_tries and may_pass(errors):
+            self.due[entry.slide] = self._next_try(entry.attempts + 1)
 
     def _failed(self, entry: Entry, failures: tuple[Failure, ...], tries: int | None = None) -> None:
         tries = tries or entry.attempts + 1
