@@ -23,8 +23,8 @@ class Ground(NamedTuple):
         Densities in a rim around the body, in units of the field's red-cell density.
     min_peak : float
         Azure density of a tenth of the body, in the unit of :class:`PlateletOptions`.
-    min_um2, cut_min_um2 : float
-        Smallest body, whole and cut by the edge of the picture.
+    min_um2, least_um2 : float
+        Smallest body; smallest that the edge of the picture cuts, or that is very dark.
     min_thickness_um : float
         Radius of the largest circle inside.
     """
@@ -33,7 +33,7 @@ class Ground(NamedTuple):
     max_azure: float
     min_peak: float
     min_um2: float
-    cut_min_um2: float
+    least_um2: float
     min_thickness_um: float
 
 
@@ -68,6 +68,8 @@ class PlateletOptions:
         smudges are less compact (below 0.83 on ALL-IDB1), polychromatic red cells have 0.6 to 0.85 of the stain (PBC).
     dense_share : float
         Share of a body that must have ``min_peak``.
+    dark : float
+        What has this multiple of ``min_peak`` is very dark, as few folds and no dirt is.
     one_compactness : float
         What is more compact than this is one body; two discs that touch have 0.71.
     core : float
@@ -89,15 +91,16 @@ class PlateletOptions:
     min_azure_od: float = 0.04
     level: float = 0.6
     grounds: tuple[Ground, ...] = (
-        Ground(max_green=0.25, max_azure=0.4, min_peak=0.9, min_um2=0.9, cut_min_um2=0.9, min_thickness_um=0.45),
-        Ground(max_green=0.4, max_azure=1.0, min_peak=1.2, min_um2=1.2, cut_min_um2=1.2, min_thickness_um=0.6),
-        Ground(max_green=math.inf, max_azure=1.0, min_peak=1.8, min_um2=3.0, cut_min_um2=1.5, min_thickness_um=0.6),
+        Ground(max_green=0.25, max_azure=0.4, min_peak=0.9, min_um2=0.9, least_um2=0.9, min_thickness_um=0.45),
+        Ground(max_green=0.4, max_azure=1.0, min_peak=1.2, min_um2=1.2, least_um2=1.2, min_thickness_um=0.6),
+        Ground(max_green=math.inf, max_azure=1.0, min_peak=1.8, min_um2=3.0, least_um2=1.5, min_thickness_um=0.6),
     )
     max_um2: float = 30.0
     max_giant_um2: float = 60.0
     giant_compactness: float = 0.85
     giant_share: float = 0.9
     dense_share: float = 0.1
+    dark: float = 2.0
     one_compactness: float = 0.75
     core: float = 0.45
     core_whole: float = 0.5
@@ -229,12 +232,14 @@ def _ground(
     ground = next(
         (one for one in options.grounds if around_green <= one.max_green and around_azure <= one.max_azure), None
     )
-    if ground is None or area * um**2 < (ground.cut_min_um2 if is_cut else ground.min_um2):
+    if ground is None or compactness * math.sqrt(area / math.pi) * um < ground.min_thickness_um:
         return None
-    if compactness * math.sqrt(area / math.pi) * um < ground.min_thickness_um:
+    densest = area - math.ceil(options.dense_share * area)
+    top = float(np.partition(azure[body > 0], densest)[densest])
+    is_dark = top > options.dark * ground.min_peak * unit
+    if area * um**2 < (ground.least_um2 if is_cut or is_dark else ground.min_um2):
         return None
-    dense = np.count_nonzero(azure[body > 0] > ground.min_peak * unit)
-    return ground if dense >= options.dense_share * area else None
+    return ground if top > ground.min_peak * unit else None
 
 
 def _azure_share(azure: NDArray[Any], density: NDArray[Any], mask: NDArray[Any], colour: RedCellColour) -> float:
