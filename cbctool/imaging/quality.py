@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -124,8 +125,10 @@ def assess_field(
         raise ValueError(f"um_per_px must be positive, got {um_per_px}")
     options = options or QualityOptions()
     every = 2 if density.shape[0] * density.shape[1] > _COVER_IN_PX else 1
-    blur_um = edge_spread(density[..., 1], options.edge_px, density_unit) * um_per_px
-    outline_um = outline_spread(density[..., 1], options.body_density * density_unit) * um_per_px
+    plane = density[..., 1]
+    edges = _edges(plane)
+    blur_um = edge_spread(plane, options.edge_px, density_unit, edges) * um_per_px
+    outline_um = outline_spread(plane, options.body_density * density_unit, edges) * um_per_px
     if math.isnan(blur_um) or (outline_um > options.max_outline_um and outline_um > blur_um):
         blur_um = outline_um
     height, width = -(-density.shape[0] // every), -(-density.shape[1] // every)
@@ -170,7 +173,16 @@ def assess_field(
     return FieldQuality(not reason, reason, blur_um, exposure, clipped, cover, overlap, stain)
 
 
-def edge_spread(density: Array, edge_px: int = 8, unit: float = 1.0) -> float:
+class _Edges(NamedTuple):
+    """A band of a picture, less two pixels around it; each (h - 4, w - 4)."""
+
+    band: Array
+    slope: Array
+    slope_after: Array  # after more blur
+    crest: Array  # where the slope is steepest, bool
+
+
+def edge_spread(density: Array, edge_px: int = 8, unit: float = 1.0, edges: Sequence[_Edges] | None = None) -> float:
     """Width (sigma) of the sharpest edges of a picture, pixels.
 
     A known blur is added: where it lowers the slope of an edge little, the edge was blurred already. With the ratio R
@@ -184,25 +196,29 @@ def edge_spread(density: Array, edge_px: int = 8, unit: float = 1.0) -> float:
         Fewer edge pixels give NaN.
     unit : float
         What is a density (log10) of 1 there.
+    edges : sequence, optional
+        The picture's, where they are known.
 
     Returns
     -------
     float
         Pixels; NaN where there are no edges.
     """
-    sigma = _edge_spread(density, edge_px, unit)
+    sigma = _edge_spread(_edges(density) if edges is None else edges, edge_px, unit)
     if sigma > 2.5 and min(density.shape) >= 32:
         # The added blur has to be of the order of the edge's own, or the ratio tells nothing.
         half = cv2.resize(density.astype(np.float32), None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
-        coarse = 2.0 * _edge_spread(half, edge_px, unit)
+        coarse = 2.0 * _edge_spread(_edges(half), edge_px, unit)
         return sigma if math.isnan(coarse) else max(sigma, coarse)
     return sigma
 
 
-def _edge_spread(plane: Array, edge_px: int, unit: float) -> float:
-    if min(plane.shape) < _MIN_PX:
+def _edge_spread(edges: Sequence[_Edges], edge_px: int, unit: float) -> float:
+    if not edges:
         return math.nan
-    slope, slope_after, crest = (np.concatenate(values) for values in zip(*map(_edges, _bands(plane)), strict=True))
+    slope = np.concatenate([part.slope.ravel() for part in edges])
+    slope_after = np.concatenate([part.slope_after.ravel() for part in edges])
+    crest = np.concatenate([part.crest.ravel() for part in edges])
     sample = slope[:: max(1, slope.size // 20_000)]
     place = np.flatnonzero(crest & (slope > max(0.5 * _quantile(sample, 0.99), 0.005 * unit)))
     if len(place) < edge_px:
@@ -212,7 +228,7 @@ def _edge_spread(plane: Array, edge_px: int, unit: float) -> float:
     return math.sqrt(max(0.0, _quantile(variance, 0.3)))
 
 
-def outline_spread(plane: Array, body_level: float) -> float:
+def outline_spread(plane: Array, body_level: float, edges: Sequence[_Edges] | None = None) -> float:
     """Width (sigma) of the outlines of what lies in a picture: its depth over the slope that it rises with.
 
     Parameters
@@ -221,37 +237,28 @@ def outline_spread(plane: Array, body_level: float) -> float:
         Density.
     body_level : float
         Density below which nothing counts.
+    edges : sequence, optional
+        The picture's, where they are known.
 
     Returns
     -------
     float
         Pixels, of the steepest quarter of the outlines; NaN where nothing has any.
     """
-    if min(plane.shape) < _MIN_PX:
-        return math.nan
     level = _outline_level(plane, body_level)
-    depths, slopes = [], []
-    for band in _bands(plane):
-        body = cv2.threshold(band, level, 1, cv2.THRESH_BINARY)[1]
+    depths: list[Array] = [np.empty(0, np.uint8)]
+    slopes: list[Array] = [np.empty(0, np.float32)]
+    for part in _edges(plane) if edges is None else edges:
+        body = cv2.threshold(part.band, level, 1, cv2.THRESH_BINARY)[1]
         body = cv2.morphologyEx(body, cv2.MORPH_OPEN, np.ones((5, 5), np.uint8))  # no grain
-        outline = (body - cv2.erode(body, np.ones((3, 3), np.uint8)))[2:-2, 2:-2] > 0
-        slope = _slope(cv2.GaussianBlur(band.astype(np.float32), (0, 0), _FIRST_BLUR))[2:-2, 2:-2] / _SOBEL_GAIN
-        depths.append(band[body > 0])
-        slopes.append(slope[outline])
+        outline = cv2.erode(body, np.ones((3, 3), np.uint8)) < body
+        depths.append(part.band[body > 0])
+        slopes.append(part.slope[outline] / np.float32(_SOBEL_GAIN))
     depth, slope = np.concatenate(depths), np.concatenate(slopes)
     if len(slope) < _OUTLINE_PX:
         return math.nan
     # an edge of this depth, blurred by a Gaussian, rises by depth / (sqrt(2 pi) sigma) at its steepest
     return _quantile(depth, 0.5) / (math.sqrt(2 * math.pi) * max(_quantile(slope, 0.75), 1e-3))
-
-
-def _bands(plane: Array) -> list[Array]:
-    """A picture, or as many bands of it as show enough edges."""
-    every = math.ceil(plane.size / _EDGES_IN_PX)
-    if every == 1:
-        return [plane]
-    tops = range(0, len(plane) - _MIN_PX + 1, every * _BAND_PX)  # no rest too low for the filters
-    return [plane[top : top + _BAND_PX] for top in tops]
 
 
 def _quantile(values: Array, share: float) -> float:
@@ -260,13 +267,23 @@ def _quantile(values: Array, share: float) -> float:
     return float(np.partition(values, place)[place])
 
 
-def _edges(plane: Array) -> tuple[Array, Array, Array]:
-    """Slope of a picture, slope after more blur, and where the slope is steepest, the crests of edges; all flat."""
-    first = cv2.GaussianBlur(plane.astype(np.float32), (0, 0), _FIRST_BLUR)
-    second = cv2.GaussianBlur(first, (0, 0), _ADDED_BLUR)
-    slope, slope_after = (_slope(picture)[2:-2, 2:-2] for picture in (first, second))
-    crest = slope >= cv2.dilate(slope, np.ones((3, 3), np.uint8))
-    return slope.ravel(), slope_after.ravel(), crest.ravel()
+def _edges(plane: Array) -> list[_Edges]:
+    """Edges of a picture, or of as many bands of it as show enough; of none that is too small for the filters."""
+    if min(plane.shape) < _MIN_PX:
+        return []
+    every = math.ceil(plane.size / _EDGES_IN_PX)
+    bands = [plane]
+    if every > 1:
+        tops = range(0, len(plane) - _MIN_PX + 1, every * _BAND_PX)
+        bands = [plane[top : top + _BAND_PX] for top in tops]
+    edges = []
+    for band in bands:
+        first = cv2.GaussianBlur(band.astype(np.float32), (0, 0), _FIRST_BLUR)
+        second = cv2.GaussianBlur(first, (0, 0), _ADDED_BLUR)
+        slope, slope_after = (_slope(picture)[2:-2, 2:-2] for picture in (first, second))
+        crest = slope >= cv2.dilate(slope, np.ones((3, 3), np.uint8))
+        edges.append(_Edges(np.ascontiguousarray(band[2:-2, 2:-2]), slope, slope_after, crest))
+    return edges
 
 
 def clumped_share(mask: Array, um_per_px: float) -> float:
