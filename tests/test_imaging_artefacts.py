@@ -83,6 +83,20 @@ def test_red_cells_may_absorb_hardly_any_red():
     assert drawn_labels(rgb, RedCellColour(60.0, 1.6, 6.0))[1] == []
 
 
+@pytest.mark.parametrize(
+    "red_cell", [(205, 175, 140), (240, 190, 110), (170, 175, 178)], ids=["brown", "yellow", "grey"]
+)
+def test_piles_of_red_cells_are_no_drawing_whatever_their_colour(red_cell):
+    od = -np.log10((np.array(red_cell) + 1) / 256)
+    own = RedCellColour(200 * od[1], (od[0] + od[1]) / od[2], od[1] / od[0])
+    rgb = blank()
+    for layers, col in ((1, 20), (2, 60), (3, 100)):
+        cv2.circle(rgb, (col, 60), 12, (255 * (np.array(red_cell) / 255) ** layers).tolist(), -1)
+    assert drawn_labels(rgb, own)[1] == []
+    cv2.line(rgb, (10, 100), (110, 100), (255, 230, 0), 5)
+    assert drawn_labels(rgb, own)[1] == ["annotation"]
+
+
 def test_opaque_dust_is_out_of_focus():
     rgb = blank()
     cv2.circle(rgb, (60, 60), 25, (0, 0, 0), -1)
@@ -168,6 +182,8 @@ def test_a_heap_of_dye_is_ragged_and_bluer_than_a_nucleus():
     density[labels == 2] = (180, 150, 50)
     hues = nuclear_hues(density, labels, labels > 0)
     assert find_foreign(hues, labels, OPTIONS) == ["", "stain precipitate"]
+    alone = np.where(labels == 2, 1, 0).astype(np.int32)
+    assert find_foreign(hues[1:], alone, OPTIONS) == [""]  # a neutrophil in blue stain looks like that
 
 
 def test_nothing_drawn_over_a_cell_takes_its_label():

@@ -154,6 +154,13 @@ def test_black_that_a_camera_took_away_is_given_back():
     assert nucleus == pytest.approx(np.array([0.45, 0.28, 0.65]) * 255, abs=8)
 
 
+def test_red_cells_that_take_blue_are_no_black_of_the_camera():
+    rgb = smear_with_nuclei()
+    for row in range(20, 300, 60):
+        cv2.circle(rgb, (150, row), 22, (150, 110, 45), -1)  # brown, two deep
+    assert not any(estimate_background(rgb).black)
+
+
 @pytest.mark.parametrize("what", ["text", "yellow text", "grey"])
 def test_what_is_black_for_another_reason_stays(what):
     rgb = smear_with_nuclei()

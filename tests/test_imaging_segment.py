@@ -46,9 +46,26 @@ RED_CELL = (235, 190, 205)
 NUCLEUS = (90, 50, 160)
 CYTOPLASM = (190, 170, 225)
 PLATELET = (150, 110, 190)
+STAINS = {
+    "brown": ((205, 175, 140), (105, 60, 150), (190, 160, 190), (155, 115, 165)),
+    "olive": ((190, 185, 160), (90, 55, 115), (185, 165, 185), (145, 110, 150)),
+    "pink": ((235, 165, 185), (130, 55, 165), (215, 160, 205), (175, 105, 180)),
+    "blue": ((195, 205, 222), (60, 65, 150), (170, 175, 215), (120, 125, 190)),
+    "faded": ((225, 205, 185), (140, 105, 165), (205, 185, 200), (175, 145, 180)),
+}
+"""Red cells, nuclei, cytoplasm and platelets as other laboratories have them."""
 
 
-def draw(side_um=60.0, um_per_px=0.1, red=(), leukocytes=(), platelets=(), shift=(0.0, 0.0), platelet_um=1.2):
+def draw(
+    side_um=60.0,
+    um_per_px=0.1,
+    red=(),
+    leukocytes=(),
+    platelets=(),
+    shift=(0.0, 0.0),
+    platelet_um=1.2,
+    stain=(RED_CELL, NUCLEUS, CYTOPLASM, PLATELET),
+):
     """A field with cells at (row, column) in um; red cells absorb on top of each other."""
     size = round(side_um / um_per_px)
     density = np.zeros((size, size, 3))
@@ -60,12 +77,12 @@ def draw(side_um=60.0, um_per_px=0.1, red=(), leukocytes=(), platelets=(), shift
         return mask > 0
 
     for centre in red:
-        density[disc(centre, 3.75)] -= np.log(np.array(RED_CELL) / 255)
+        density[disc(centre, 3.75)] -= np.log(np.array(stain[0]) / 255)
     for centre in leukocytes:
-        density[disc(centre, 6.0)] = -np.log(np.array(CYTOPLASM) / 255)
-        density[disc(centre, 4.0)] = -np.log(np.array(NUCLEUS) / 255)
+        density[disc(centre, 6.0)] = -np.log(np.array(stain[2]) / 255)
+        density[disc(centre, 4.0)] = -np.log(np.array(stain[1]) / 255)
     for centre in platelets:
-        density[disc(centre, platelet_um)] = -np.log(np.array(PLATELET) / 255)
+        density[disc(centre, platelet_um)] = -np.log(np.array(stain[3]) / 255)
     rgb = 255 * np.exp(-density)
     return cv2.GaussianBlur(rgb, (0, 0), 0.15 / um_per_px).round().astype(np.uint8)
 
@@ -92,6 +109,31 @@ def test_every_cell_of_a_drawn_field_is_found():
 @pytest.mark.parametrize("radius_um", [0.9, 2.4, 3.6])
 def test_a_free_platelet_is_no_red_cell_whatever_its_size(radius_um):
     assert counts(draw(**SCENE, platelet_um=radius_um)) == TRUTH
+
+
+@pytest.mark.parametrize("stain", STAINS.values(), ids=STAINS)
+def test_the_colours_of_a_stain_do_not_matter(stain):
+    field = normalise(draw(**SCENE, stain=stain)).rgb
+    assert counts(field) == TRUTH
+
+
+@pytest.mark.parametrize("stain", STAINS.values(), ids=STAINS)
+def test_a_leukocyte_that_fills_its_picture_is_one_in_any_stain(stain):
+    window = draw(18.0, red=[(0, 0), (17, 18)], leukocytes=[(9, 9)], stain=stain)
+    assert counts(window)[CellKind.NUCLEATED] == 1
+    size = [cell.area_um2 for cell in measure_cells(segment(window, 0.1), 180, 180) if cell.kind is CellKind.NUCLEATED]
+    assert size == pytest.approx([np.pi * 6**2], rel=0.15)
+
+
+def test_red_cells_that_absorb_red_are_no_nuclei():
+    red = [(row, col) for row in range(6, 60, 9) for col in range(6, 60, 9)]
+    stain = STAINS["olive"]
+    noise = np.random.default_rng(0).normal(0, 3, (600, 600, 3))
+    field = np.clip(draw(red=red, stain=stain) + noise, 0, 255).astype(np.uint8)
+    colour = red_cell_colour(optical_density(cv2.resize(field, (240, 240), interpolation=cv2.INTER_AREA)), 0.02, 0.25)
+    red_od, green_od, blue_od = -np.log10((np.array(stain[0]) + 1) / 256)
+    assert colour.red_per_blue == pytest.approx(red_od / blue_od, rel=0.15)
+    assert colour.blue_per_green == pytest.approx(blue_od / green_od, rel=0.15)
 
 
 def test_the_cytoplasm_of_a_leukocyte_that_fills_the_picture_is_no_red_cell():
@@ -430,6 +472,16 @@ def test_small_platelets_are_found_on_bare_ground_alone():
     labels = find_platelets(azure, density, np.zeros_like(azure), None, RED_CELLS, 0.25, PlateletOptions())[0]
     assert labels.max() == 1
     assert labels[30, 15] == 1
+
+
+def test_a_very_dark_platelet_on_a_red_cell_may_be_small():
+    azure, density = np.zeros((60, 60), np.uint8), np.zeros((60, 60, 3), np.uint8)
+    cv2.circle(density, (30, 30), 15, (12, 20, 14), -1)
+    cv2.ellipse(azure, (30, 30), (4, 3), 0, 0, 360, 255, -1)  # 2.3 um2
+    for level, found in ((2.5, 0), (5.0, 1)):
+        body = np.where(azure > 0, round(level * RED_CELLS.level), 0).astype(np.uint8)
+        labels = find_platelets(body, density, np.zeros_like(azure), None, RED_CELLS, 0.25, PlateletOptions())[0]
+        assert labels.max() == found
 
 
 def test_a_giant_platelet_is_whole_round_and_dark():
