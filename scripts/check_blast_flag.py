@@ -1,11 +1,13 @@
 """Check the blast flag on pictures that it was not made from: ALL-IDB1 (leukaemia and healthy) and BCCD.
 
-Run: ``python scripts/check_blast_flag.py [--weights FILE | --without-network] [--pictures FOLDER] [--json]``
+Run: ``python scripts/check_blast_flag.py [--weights FILE | --without-network] [--insult NAME] [--pictures FOLDER]
+[--json]``
 
 Every field is taken as a slide of its own, through the program's own stages; BCCD also as one slide of all its fields.
 Beside the flag stand two baselines: counting dark blobs alone (the best threshold for these very fields, so an
 optimistic one), and naming the camera alone (in ALL-IDB1 the small fields are all leukaemia). The fields of the one
-camera that took both are given apart. Nothing is fitted here.
+camera that took both are given apart. Nothing is fitted here. With ``--insult`` (as ``cbctool validate`` has it) the
+fields go through it first, and take its settings in turn.
 """
 
 from __future__ import annotations
@@ -32,7 +34,9 @@ from cbctool.hematology.intervals import clopper_pearson
 from cbctool.hematology.profile import Profile
 from cbctool.imaging.field import analyse_field
 from cbctool.imaging.read import read_field
+from cbctool.imaging.segment import SegmentOptions
 from cbctool.records import CLASSES, CellKind, FieldSummary, Observation, Scale, ScaleSource, Scores, Slide, WeightsInfo
+from cbctool.run.insult import Insult, apply_insult, parse_insult
 
 DATA = Path(os.environ.get("CBCTOOL_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 MATCH_UM = 5.0  # between a cell's centre and its point
@@ -72,12 +76,21 @@ class Analysed:
 
 
 def analyse(
-    paths: list[Path], classifier: Any, options: BlastOptions, slide_scale: Scale | None = None
+    paths: list[Path],
+    classifier: Any,
+    options: BlastOptions,
+    slide_scale: Scale | None = None,
+    insult: Insult | None = None,
 ) -> Iterator[Analysed]:
     """Each field through reading, imaging, network, calls and interpretation."""
-    for path in paths:
+    for number, path in enumerate(paths):
         try:
-            result = analyse_field(read_field(path, path.stem, path.name), slide_scale=slide_scale)
+            field = read_field(path, path.stem, path.name)
+            result = analyse_field(field, slide_scale=slide_scale)
+            if insult is not None:
+                working_px = SegmentOptions().working_um_per_px / result.summary.scale.um_per_px
+                rgb = apply_insult(field.rgb, insult.kind, insult.setting(number), working_px)
+                result = analyse_field(replace(field, rgb=rgb), slide_scale=slide_scale)
         except CbctoolError as error:
             print(f"{path.name}: {error}")
             continue
@@ -172,6 +185,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--without-network", action="store_true", help="morphometry alone")
+    parser.add_argument("--insult", type=parse_insult, help="what the fields go through first, as for validate")
     parser.add_argument("--pictures", type=Path, help="draw every field that is flagged wrongly into this folder")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
@@ -185,7 +199,7 @@ def main() -> None:
     options = BlastOptions()
 
     folder = DATA / "all_idb1"
-    fields = list(analyse(sorted((folder / "images").glob("*.jpg")), classifier, options))
+    fields = list(analyse(sorted((folder / "images").glob("*.jpg")), classifier, options, insult=arguments.insult))
     ill = [f for f in fields if f.path.stem.endswith("_1")]
     healthy = [f for f in fields if f.path.stem.endswith("_0")]
     both = [f.summary.width_px == 1296 for f in ill], [f.summary.width_px == 1296 for f in healthy]
@@ -197,7 +211,8 @@ def main() -> None:
 
     # Fields with too few single red cells borrow the scale of the others: 7.5 um over the 103 px of BCCD's boxes.
     borrowed = Scale(7.5 / 103, ScaleSource.SLIDE)
-    bccd = list(analyse(sorted((DATA / "bccd" / "images").glob("*.jpg")), classifier, options, borrowed))
+    bccd_paths = sorted((DATA / "bccd" / "images").glob("*.jpg"))
+    bccd = list(analyse(bccd_paths, classifier, options, borrowed, arguments.insult))
     pooled = interpret(
         Slide("bccd", DATA, ()),
         [f.summary for f in bccd],
