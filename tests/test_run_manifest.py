@@ -7,6 +7,8 @@ import json
 import math
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -183,6 +185,17 @@ def test_what_is_no_report_is_never_replaced(tmp_path: Path, what: str) -> None:
         manifest.put_in_place(folder, place)
     assert os.path.lexists(place)
     assert what != "pictures" or (place / "1.png").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "waitid"), reason="zombies are a thing of Unix")
+def test_a_killed_process_that_nobody_has_waited_for_is_not_at_work(tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    os.waitid(os.P_PID, dead.pid, os.WEXITED | os.WNOWAIT)  # until it has ended; it stays a zombie
+    folder = tmp_path / f".partial-1-{dead.pid}"
+    folder.mkdir()
+    manifest.discard_partial(tmp_path)
+    dead.wait()
+    assert not folder.exists()
 
 
 def test_preparing_clears_up_after_a_run_that_was_killed(tmp_path: Path) -> None:

@@ -164,7 +164,14 @@ def _at_work(partial: Path) -> bool:
         young = time.time() - partial.stat().st_mtime < LONGEST_WRITING_S
     except OSError:
         return False
-    return young and number.isdigit() and psutil.pid_exists(int(number))
+    if not (young and number.isdigit()):
+        return False
+    try:
+        return psutil.Process(int(number)).status() != psutil.STATUS_ZOMBIE  # killed, and its parent has not looked yet
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.AccessDenied:
+        return True
 
 
 def partial_folder(out: Path, name: str) -> Path:
