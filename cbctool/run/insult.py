@@ -122,20 +122,20 @@ def apply_insult(
     setting : tuple of float
         One value, or three factors (R, G, B). Of a camera: share of the pixels clipped at either end of each channel
         ("auto levels", 0 for none), factor on the saturation, amount of sharpening after the noise was smeared away,
-        sigma of the noise in grey levels, quality of the JPEG.
+        sigma of the noise in grey levels, quality of the JPEG. Of restaining: colour of red cells, colour of nuclei.
     working_px : float
         Pixels of this picture per pixel of the working scale; a blur asks for it, and restaining.
+
+    Returns
+    -------
+    (H, W, 3) uint8 array
+        Of another size after ``resize``.
 
     Notes
     -----
     ``restain`` takes the picture apart into what its red cells and its nuclei absorb (Ruifrok & Johnston 2001) and puts
     it together in other colours; of what is neither, as granules, half is left. Where it shows no nuclei, all is red
     cells.
-
-    Returns
-    -------
-    (H, W, 3) uint8 array
-        Of another size after ``resize``.
     """
     value = setting[0]
     if kind is InsultKind.GAINS:
@@ -164,12 +164,13 @@ def _restained(rgb: NDArray[Any], red_cell: NDArray[Any], nucleus: NDArray[Any],
     background = estimate_background(rgb)
     flat = background.apply(rgb)
     levels = optical_density(flat)
-    own = red_cell_colour(levels, _MIN_OD, SegmentOptions().working_um_per_px / working_px)
+    usual = SegmentOptions()
+    own = red_cell_colour(levels, usual.min_od, usual.working_um_per_px / working_px)
     red = own.level / own.green_per_red
     axes = np.array([[red, own.level, red / own.red_per_blue]]) / DENSITY_UNIT
     new = -np.log10(red_cell / 255.0)[np.newaxis]
     azure = stain_densities(levels, own)[0]
-    absorbs = azure[azure > _MIN_OD * DENSITY_UNIT]
+    absorbs = azure[azure > usual.min_od * DENSITY_UNIT]
     if len(absorbs):
         deep = azure > cv2.threshold(absorbs, 0, 255, cv2.THRESH_OTSU)[0]
         if deep.any() and azure[deep].mean() > _NUCLEAR_AZURE * own.level:
@@ -188,7 +189,6 @@ def _restained(rgb: NDArray[Any], red_cell: NDArray[Any], nucleus: NDArray[Any],
     return np.clip(np.rint(restained), 0, 255).astype(np.uint8).reshape(rgb.shape)
 
 
-_MIN_OD = 0.02
 _NUCLEAR_AZURE = 2.0
 """Azure density of nuclei over the density of red cells, at least: 2.8 and more in BCCD, PBC and ALL-IDB1."""
 
