@@ -237,9 +237,10 @@ class Scale:
 class FieldQuality:
     """How fit a field is to be counted.
 
-    ``blur_um`` is the width (sigma) of the edge spread, micrometres; ``exposure`` the background level, 0-1 of full
-    scale; ``clipped`` the share of pixels at full black or white; ``cell_cover`` the share of the field under cells;
-    ``overlap`` the share of red-cell area in clumps. ``fit`` False excludes the field from the count, with ``reason``.
+    ``blur_um`` is the width (sigma) of the edges, or of the cells' outlines, micrometres; ``exposure`` the background
+    level, 0-1 of full scale; ``clipped`` the share of pixels at full black or white; ``cell_cover`` the share of the
+    field under cells; ``overlap`` the share of red-cell area in clumps. ``fit`` False excludes the field from the
+    count, with ``reason``.
     ``stain_od`` is the mean optical density (R, G, B) of nuclei, NaN if there are none.
     """
 

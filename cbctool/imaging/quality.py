@@ -127,10 +127,10 @@ def assess_field(
     every = 2 if density.shape[0] * density.shape[1] > _COVER_IN_PX else 1
     plane = density[..., 1]
     edges = _edges(plane)
-    blur_um = edge_spread(plane, options.edge_px, density_unit, edges) * um_per_px
+    blur_um, most_blur_um = edge_spread(plane, options.edge_px, density_unit, edges) * um_per_px, options.max_blur_um
     outline_um = outline_spread(plane, options.body_density * density_unit, edges) * um_per_px
     if math.isnan(blur_um) or (outline_um > options.max_outline_um and outline_um > blur_um):
-        blur_um = outline_um
+        blur_um, most_blur_um = outline_um, options.max_outline_um
     height, width = -(-density.shape[0] // every), -(-density.shape[1] // every)
     if every > 1:
         um_per_px *= every
@@ -166,8 +166,8 @@ def assess_field(
         reason = Unfit.BLANK.since("no cells in the field")
     elif cover > options.max_cover or (cover > options.crowded_cover and overlap > options.max_overlap):
         reason = Unfit.TOO_THICK.since(f"cells cover {100 * cover:.0f} % of the field")
-    elif blur_um > options.max_blur_um:
-        reason = Unfit.OUT_OF_FOCUS.since(f"edges are spread over {blur_um:.1f} um (limit {options.max_blur_um:g} um)")
+    elif blur_um > most_blur_um:
+        reason = Unfit.OUT_OF_FOCUS.since(f"edges are spread over {blur_um:.1f} um (limit {most_blur_um:g} um)")
     elif math.isnan(blur_um) and cover > options.blurred_cover:
         reason = Unfit.OUT_OF_FOCUS.since("something covers the field, but it has no edges")
     return FieldQuality(not reason, reason, blur_um, exposure, clipped, cover, overlap, stain)
