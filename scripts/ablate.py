@@ -32,6 +32,8 @@ VARIANTS: dict[str, Callable[[TrainOptions], TrainOptions]] = {
     "one readout for all colours": lambda o: o,
     "one readout, no cell in its own colours": lambda o: _augment(o, plain=0.0),
     "no colours part of the way": lambda o: _augment(o, near=0.0),
+    "no crop restained": lambda o: _augment(o, restained=0.0),
+    "no camera's saturation": lambda o: _augment(o, vivid=0.0),
     "no cell dried or spread otherwise than its surroundings": lambda o: _augment(o, dried=0.0),
     "no red cells laid around": lambda o: _augment(o, crowded=0.0),
     "no swollen lymphocytes": lambda o: replace(o, swollen=0),
