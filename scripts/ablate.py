@@ -55,10 +55,7 @@ def main() -> None:
     if options.crops is not None and options.crops.is_file():
         cut = dict(np.load(options.crops))
     else:
-        cut = {
-            **check_classifier.cut_bccd(options.data / "bccd", "train"),
-            **check_classifier.cut_all_idb1(options.data / "all_idb1"),
-        }
+        cut = check_classifier.cut_all(options.data, "train")
     print(f"| {options.epochs} epochs | val | BCCD | blasts, AUROC |\n|---|---|---|---|", flush=True)
     for name in options.only:
         recipe = VARIANTS[name](replace(WHOLE, epochs=options.epochs))

@@ -167,6 +167,10 @@ CASES = {
         {"seen": mix(red_cells=1000, platelets=125)},
     ),
     "platelet_clumps": ({"seen": mix(large_platelets=3)}, {"seen": mix(large_platelets=2)}),
+    "bodies_in_red_cells": (
+        {"seen": mix(red_cells=1, platelets=5)},
+        {"seen": mix(red_cells=1, platelets=4)},
+    ),
     "smudge_cells": ({"seen": mix(smudges=32)}, {"seen": mix(smudges=24)}),
     "poor_quality": (
         {"seen": mix(), "fields": some_unfit(2, 9)},

@@ -15,6 +15,7 @@ import numpy as np
 
 from cbctool.hematology.blast import BlastFinding
 from cbctool.hematology.calls import cell_name
+from cbctool.hematology.inclusions import Inclusions
 from cbctool.hematology.intervals import clopper_pearson, false_positive_limit
 from cbctool.hematology.normal_cells import RED_CELL_SEGMENTED_UM
 from cbctool.hematology.profile import Profile
@@ -52,6 +53,7 @@ class Evidence:
     observations: Sequence[Observation]
     differential: Differential
     blasts: BlastFinding
+    inclusions: Inclusions
     weights: WeightsInfo
     profile: Profile
     confirmed: bool = False
@@ -550,6 +552,30 @@ def _platelet_clumps(evidence: Evidence) -> Finding | None:
         f"{len(cells)} of {len(platelets)} platelet objects ({share:.1f} %) are as large as a red cell, clumps or "
         "giant platelets: an analyser's platelet count may be too low.",
         cells,
+    )
+
+
+@_rule(
+    "bodies_in_red_cells",
+    Severity.WARNING,
+    "bodies in red cells",
+    "Small dark bodies lie within red cells, more than platelets would by chance: parasites (malaria) or other "
+    "inclusions, or platelets on top. They are counted as platelets. A few among many platelets raise no flag.",
+    "At least the profile's number of platelet objects with their centre well within a red cell, and the exact 95 % "
+    "interval of their share of all platelet objects above the share of the ground that lies well within red cells.",
+    "ISLH 2005: parasites call for review; where platelets lie: cbctool.hematology.inclusions",
+)
+def _bodies_in_red_cells(evidence: Evidence) -> Finding | None:
+    found = evidence.inclusions
+    if len(found.cells) < evidence.profile.flags.bodies_in_red_cells:
+        return None
+    low, _ = clopper_pearson(len(found.cells), found.bodies)
+    if low <= found.by_chance / found.bodies:
+        return None
+    return Finding(
+        f"{len(found.cells)} of {found.bodies} platelet objects lie within red cells, by chance "
+        f"{found.by_chance:.0f} would: parasites, other inclusions or platelets on top of red cells.",
+        found.cells,
     )
 
 

@@ -111,6 +111,9 @@ class FlagThresholds(_Section):
         description="platelet clumps: their share of platelet objects, percent, 95 % interval; in 29 healthy fields of "
         "ALL-IDB1 5 of 384 are, in BCCD none of 416",
     )
+    bodies_in_red_cells: int = Field(
+        default=5, ge=1, description="bodies in red cells: platelet objects well within red cells, at least this many"
+    )
     off: tuple[str, ...] = Field(default=(), description="codes of flags that this laboratory does not want")
 
     @field_validator("off")

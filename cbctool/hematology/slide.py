@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from cbctool.hematology.blast import BlastOptions, find_blasts
 from cbctool.hematology.differential import count_cells, differential
 from cbctool.hematology.flags import Evidence, raise_flags
+from cbctool.hematology.inclusions import find_inclusions
 from cbctool.hematology.profile import Profile
 from cbctool.records import CLASSES, CellStatus, Differential, FieldSummary, Flag, Observation, Slide, WeightsInfo
 
@@ -66,7 +67,8 @@ def interpret(
         counts = replace(counts, rows=rows)
     # No rule looks at single red cells, and each goes through all observations.
     counted = [o for o in seen if o.prediction is not None and o.field not in unfit]
-    flags = raise_flags(Evidence(slide, fields, counted, counts, blasts, weights, profile, confirmed))
+    inclusions = find_inclusions(fields, seen)
+    flags = raise_flags(Evidence(slide, fields, counted, counts, blasts, inclusions, weights, profile, confirmed))
     return Interpretation(tuple(seen), counts, flags)
 
 

@@ -114,7 +114,7 @@ OUTSIDE_SIGN: Mapping[str, str] = {
 LIMITS: tuple[str, ...] = (
     "For research use. Not a medical device.",
     "A preclassification: preliminary until confirmed by a qualified person.",
-    "Red-cell morphology is not assessed.",
+    "Red-cell morphology and parasites are not assessed.",
     "Bands are not separated from segmented neutrophils: a left shift cannot be called.",
     "The classifier has no class for blasts, plasma cells or atypical lymphocytes; a cell unlike anything it was "
     "trained on is shown as such and never counted as a blast.",
