@@ -3,10 +3,10 @@
 Run: ``python scripts/check_inclusions.py [--pictures FOLDER]``
 
 First the real fields (ALL-IDB1, every third of BCCD, every sixtieth of PBC): platelet objects well within red cells,
-and how many would be there by chance. Then ALL-IDB1's healthy fields, each a slide of its own, with parasites in some
-of their red cells: how many fields are flagged. They are drawn, in the field's own nuclear colour, after the sizes and
-shapes of CDC's DPDx atlas: a ring of a fifth to a third of the red cell, an amoeboid trophozoite, a schizont of 8 to
-20 merozoites, the banana of a falciparum gametocyte. Nothing is fitted here.
+and how many would be there by chance. Then ALL-IDB1's healthy fields with parasites in some of their red cells: how
+many are flagged, each as a slide of its own, and whether all are as one slide. Parasites are drawn in the field's own
+nuclear colour, after the sizes and shapes of CDC's DPDx atlas: a ring of a fifth to a third of the red cell, an
+amoeboid trophozoite, a schizont of 8 to 20 merozoites, the banana of a falciparum gametocyte. Nothing is fitted here.
 """
 
 from __future__ import annotations
@@ -22,14 +22,15 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from cbctool.classifier.predict import Classifier
 from cbctool.errors import CbctoolError
 from cbctool.hematology import interpret
 from cbctool.hematology.calls import call_cells
 from cbctool.hematology.inclusions import find_inclusions
 from cbctool.hematology.profile import Profile
 from cbctool.imaging.field import analyse_field
-from cbctool.imaging.read import Field, read_field
-from cbctool.records import CellKind, FieldResult, Observation, Slide
+from cbctool.imaging.read import read_field
+from cbctool.records import CellKind, Field, FieldResult, FieldSummary, Observation, Slide
 
 DATA = Path(os.environ.get("CBCTOOL_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 STAGES = ("ring", "trophozoite", "schizont", "gametocyte")
@@ -39,6 +40,7 @@ BLUE, VIOLET, PIGMENT = (1.0, 0.7, 0.5), (0.7, 0.95, 0.75), (0.5, 0.55, 0.65)  #
 SHARPNESS_UM = 0.18  # sigma of an oil objective
 
 Disc = NDArray[np.float32]
+Seen = tuple[list[FieldSummary], list[Observation]]
 
 
 def disc(side: int, x: float, y: float, rx: float, ry: float, angle: float = 0.0) -> Disc:
@@ -136,51 +138,56 @@ def main() -> None:
     parser.add_argument("--pictures", type=Path, help="folder for the fields with drawn parasites")
     options = parser.parse_args()
     cv2.setNumThreads(1)
-    from cbctool.classifier.predict import Classifier
-
     classifier = Classifier(device="cpu")
-    print("| fields | platelet objects | well within red cells | by chance | fields flagged |\n|---|---|---|---|---|")
+    print("| fields | platelet objects | well within red cells | by chance | fields flagged | as one slide |")
+    print("|---|---|---|---|---|---|")
     for name in ("ALL-IDB1, healthy", "ALL-IDB1, leukaemia", "BCCD", "PBC"):
-        bodies, inside, chance, flags = 0, 0, 0.0, []
-        for _, result in fields_of(name):
-            observations = observe(result, classifier)
-            found = find_inclusions([result.summary], observations)
-            bodies, inside, chance = bodies + found.bodies, inside + len(found.cells), chance + found.by_chance
-            flags.append("bodies_in_red_cells" in flagged(result, observations, classifier))
-        print(f"| {name} | {bodies} | {inside} | {chance:.0f} | {sum(flags)} of {len(flags)} |", flush=True)
-    print("\n| red cells with a parasite | parasites | found as platelet objects in red cells | also as | flagged |")
-    print("|---|---|---|---|---|")
+        seen = [([result.summary], observe(result, classifier)) for _, result in fields_of(name)]
+        found = find_inclusions(*pooled(seen))
+        inside = len(found.cells)
+        print(f"| {name} | {found.bodies} | {inside} | {found.by_chance:.0f} | {flags(seen, classifier)} |", flush=True)
+    print(
+        "\n| red cells with a parasite | parasites | found as platelet objects in red cells | also as | flagged | as one slide |"
+    )
+    print("|---|---|---|---|---|---|")
     for share in (0.0, 0.01, 0.02, 0.05, 0.1):
         rng = np.random.default_rng(0)
-        drawn, inside, flags, extra = 0, 0, [], Counter[str]()
+        drawn, seen, extra = 0, [], Counter[str]()
         for field, before in fields_of("ALL-IDB1, healthy"):
             ill, count = infect(field, before, share, rng)
             result = analyse_field(ill)
-            observations = observe(result, classifier)
-            inside += len(find_inclusions([result.summary], observations).cells)
+            seen.append(([result.summary], observe(result, classifier)))
             drawn += count
-            flags.append("bodies_in_red_cells" in flagged(result, observations, classifier))
-            extra.update(nucleated(observations))
+            extra.update(nucleated(seen[-1][1]))
             extra.subtract(nucleated(observe(before, classifier)))
             if options.pictures and share == 0.05:
                 options.pictures.mkdir(parents=True, exist_ok=True)
                 cv2.imwrite(str(options.pictures / f"{field.name}.png"), ill.rgb[..., ::-1])
+        inside = len(find_inclusions(*pooled(seen)).cells)
         also = ", ".join(f"{count:+d} {name}" for name, count in extra.most_common() if count)
-        print(f"| {100 * share:g} % | {drawn} | {inside} | {also} | {sum(flags)} of {len(flags)} |", flush=True)
+        print(f"| {100 * share:g} % | {drawn} | {inside} | {also} | {flags(seen, classifier)} |", flush=True)
 
 
-def observe(result: FieldResult, classifier: object) -> list[Observation]:
+def observe(result: FieldResult, classifier: Classifier) -> list[Observation]:
     """The field's cells with their calls."""
-    scores = classifier.classify(result.crops)  # type: ignore[attr-defined]
-    calls = call_cells(result.cells, result.crop_cells, scores, classifier.info)  # type: ignore[attr-defined]
+    scores = classifier.classify(result.crops)
+    calls = call_cells(result.cells, result.crop_cells, scores, classifier.info)
     return [Observation(result.summary.name, cell, call) for cell, call in zip(result.cells, calls, strict=True)]
 
 
-def flagged(result: FieldResult, observations: list[Observation], classifier: object) -> set[str]:
-    """Codes of the flags of a slide of this field alone."""
-    slide = Slide("field", Path(), ())
-    info = classifier.info  # type: ignore[attr-defined]
-    return {flag.code for flag in interpret(slide, [result.summary], observations, info, Profile()).flags}
+def pooled(seen: list[Seen]) -> Seen:
+    """All fields, and all their cells."""
+    return [one for fields, _ in seen for one in fields], [one for _, cells in seen for one in cells]
+
+
+def flags(seen: list[Seen], classifier: Classifier) -> str:
+    """How many fields are flagged as slides of their own, and whether they are as one slide."""
+
+    def flagged(fields: list[FieldSummary], observations: list[Observation]) -> bool:
+        raised = interpret(Slide("fields", Path(), ()), fields, observations, classifier.info, Profile()).flags
+        return "bodies_in_red_cells" in {flag.code for flag in raised}
+
+    return f"{sum(flagged(*one) for one in seen)} of {len(seen)} | {'yes' if flagged(*pooled(seen)) else 'no'}"
 
 
 def nucleated(observations: list[Observation]) -> Counter[str]:

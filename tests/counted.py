@@ -119,11 +119,12 @@ def blood(
     red_cells: int = 0,
     platelets: int = 0,
     large_platelets: int = 0,
+    inclusions: int = 0,
     smudges: int = 0,
     name: str = "f1.png",
     **classes: int,
 ) -> list[Observation]:
-    """Observations of one field: ``blood(neutrophil=60, lymphocyte=30)``.
+    """Observations of one field: ``blood(neutrophil=60, lymphocyte=30)``. Red cells and inclusions lie in one place.
 
     Unclassified cells have a lymphocyte's nucleus; blasts are unclassified, unlike anything trained on, with a blast's.
     """
@@ -137,10 +138,13 @@ def blood(
         CellClass.LYMPHOCYTE, status=CellStatus.UNCLASSIFIED, reason="unlike any trained class", unknown_score=0.9
     )
     seen += [(nucleus(*BLAST), unlike)] * blasts
-    seen += [({"kind": CellKind.ERYTHROCYTE, "equivalent_diameter_um": 7.5, "circularity": 0.9}, None)] * red_cells
+    apart = {"row_px": 100.0, "col_px": 100.0}
+    round_cell = {"kind": CellKind.ERYTHROCYTE, "equivalent_diameter_um": 7.5, "circularity": 0.9}
+    seen += [(apart | round_cell, None)] * red_cells
     platelet = prediction(CellClass.PLATELET)
     seen += [({"kind": CellKind.PLATELET, "area_um2": 5.0}, platelet)] * platelets
     seen += [({"kind": CellKind.PLATELET, "area_um2": 50.0}, platelet)] * large_platelets
+    seen += [(apart | {"kind": CellKind.PLATELET, "area_um2": 4.0}, platelet)] * inclusions
     smudge = prediction(None, status=CellStatus.EXCLUDED, reason="smudge cell")
     seen += [({"kind": CellKind.ARTEFACT, "reason": "smudge cell"}, smudge)] * smudges
     return [Observation(name, cell(number, **measures), call) for number, (measures, call) in enumerate(seen, start=1)]

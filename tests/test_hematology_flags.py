@@ -168,8 +168,8 @@ CASES = {
     ),
     "platelet_clumps": ({"seen": mix(large_platelets=3)}, {"seen": mix(large_platelets=2)}),
     "bodies_in_red_cells": (
-        {"seen": mix(red_cells=1, platelets=5)},
-        {"seen": mix(red_cells=1, platelets=4)},
+        {"seen": mix(red_cells=1, inclusions=5)},
+        {"seen": mix(red_cells=1, inclusions=4)},
     ),
     "smudge_cells": ({"seen": mix(smudges=32)}, {"seen": mix(smudges=24)}),
     "poor_quality": (

@@ -15,7 +15,7 @@ import numpy as np
 
 from cbctool.hematology.blast import BlastFinding
 from cbctool.hematology.calls import cell_name
-from cbctool.hematology.inclusions import Inclusions
+from cbctool.hematology.inclusions import OF_CHANCE, Inclusions
 from cbctool.hematology.intervals import clopper_pearson, false_positive_limit
 from cbctool.hematology.normal_cells import RED_CELL_SEGMENTED_UM
 from cbctool.hematology.profile import Profile
@@ -559,10 +559,11 @@ def _platelet_clumps(evidence: Evidence) -> Finding | None:
     "bodies_in_red_cells",
     Severity.WARNING,
     "bodies in red cells",
-    "Small dark bodies lie within red cells, more than platelets would by chance: parasites (malaria) or other "
-    "inclusions, or platelets on top. They are counted as platelets. A few among many platelets raise no flag.",
+    "Small dark bodies lie within red cells, more than platelets do: parasites (malaria) or other inclusions, or "
+    "platelets on top. They are counted as platelets. A few among many platelets raise no flag.",
     "At least the profile's number of platelet objects with their centre well within a red cell, and the exact 95 % "
-    "interval of their share of all platelet objects above the share of the ground that lies well within red cells.",
+    "interval of their share of all platelet objects above half the share of the ground that lies well within red "
+    "cells.",
     "ISLH 2005: parasites call for review; where platelets lie: cbctool.hematology.inclusions",
 )
 def _bodies_in_red_cells(evidence: Evidence) -> Finding | None:
@@ -570,11 +571,11 @@ def _bodies_in_red_cells(evidence: Evidence) -> Finding | None:
     if len(found.cells) < evidence.profile.flags.bodies_in_red_cells:
         return None
     low, _ = clopper_pearson(len(found.cells), found.bodies)
-    if low <= found.by_chance / found.bodies:
+    if low <= OF_CHANCE * found.by_chance / found.bodies:
         return None
     return Finding(
-        f"{len(found.cells)} of {found.bodies} platelet objects lie within red cells, by chance "
-        f"{found.by_chance:.0f} would: parasites, other inclusions or platelets on top of red cells.",
+        f"{len(found.cells)} of {found.bodies} platelet objects lie within red cells; of platelets that lay anywhere "
+        f"{found.by_chance:.0f} would, and platelets keep off them: parasites, other inclusions or platelets on top.",
         found.cells,
     )
 

@@ -32,6 +32,11 @@ class Inclusions:
     by_chance: float
 
 
+OF_CHANCE = 0.5
+"""More than this share of what chance would put into red cells is no longer what platelets do: they keep 0.07 to 0.45
+of it in the three collections."""
+
+
 def find_inclusions(fields: Sequence[FieldSummary], observations: Iterable[Observation]) -> Inclusions:
     """Platelet objects of the fit fields whose centre lies well within a red cell."""
     areas_um2 = {f.name: 1e6 * f.area_mm2 for f in fields if f.quality.fit}
