@@ -146,9 +146,7 @@ def main() -> None:
         found = find_inclusions(*pooled(seen))
         inside = len(found.cells)
         print(f"| {name} | {found.bodies} | {inside} | {found.by_chance:.0f} | {flags(seen, classifier)} |", flush=True)
-    print(
-        "\n| red cells with a parasite | parasites | found as platelet objects in red cells | also as | flagged | as one slide |"
-    )
+    print("\n| red cells with a parasite | parasites | bodies in red cells | also as | fields flagged | as one slide |")
     print("|---|---|---|---|---|---|")
     for share in (0.0, 0.01, 0.02, 0.05, 0.1):
         rng = np.random.default_rng(0)
