@@ -131,3 +131,27 @@ def test_red_cells_come_near_a_cell_and_nuclei_do_not() -> None:
     radius = np.hypot(rows, cols)
     assert (crowded[:, radius < 13] == _cell()[radius < 13]).all()
     assert (crowded[:, radius > 15][..., 1] > 140).all()
+
+
+def test_restained_cells_absorb_most_green_in_their_nuclei_and_keep_two_colours() -> None:
+    densities = torch.zeros(64, 56, 56, 3)
+    densities[:, :, :28] = torch.tensor([0.21, 0.30, 0.18])  # red cells of the training frames
+    densities[:, :, 28:] = torch.tensor([0.88, 1.40, 0.35])  # nuclei
+    pictures = (256 * torch.exp(-densities) - 1).round().to(torch.uint8)
+    quiet = replace(
+        CLEAN, restained=1.0, vivid=0.0, near=0.0, gamma=1.0, chroma=0.0, strength_low=1.0, strength_high=1.0
+    )
+    out = light(pictures, np.zeros(64, bool), np.random.default_rng(0), quiet)
+    density = torch.log(256.0 / (out.float() + 1.0))
+    red, nuclei = density[:, 14, 5], density[:, 14, 22]
+    assert (nuclei[:, 1] > nuclei[:, 2]).all()
+    assert (nuclei.mean(1) > red.mean(1)).float().mean() > 0.9
+    hue = torch.log(red[:, 2] / red[:, 1])
+    assert hue.std() > 0.3, "from grey-blue to orange"
+    assert torch.corrcoef(torch.stack([hue, torch.log(nuclei[:, 2] / nuclei[:, 1])]))[0, 1].abs() < 0.3
+
+
+def test_what_is_neither_stain_of_a_white_crop_stays_white() -> None:
+    white = torch.full((30, 56, 56, 3), 255, dtype=torch.uint8)
+    out = light(white, NONE_OF_30, np.random.default_rng(0), replace(CLEAN, restained=1.0))
+    assert int(out.min()) >= 250
