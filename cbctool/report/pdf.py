@@ -548,7 +548,7 @@ def _annotation(sheet: Sheet, box: Box, zoom: float, frame: tuple[float, float, 
         return
     mark = MARKS[box.key]
     if box.ring:
-        radius = max(right - left, bottom - top) / 2 + 1
+        radius = max(right - left, bottom - top) / 2 + 1.5
         sheet.ring(x + (left + right) / 2, y + (top + bottom) / 2, radius, colour=mark.colour)
         return
     sheet.box(x + left, y + top, right - left, bottom - top, stroke=mark.colour, line=1.1, dash=not box.counted)

@@ -139,7 +139,9 @@ def overlay_jpeg(preview: bytes, boxes: Sequence[Box], half: bool = False, um_pe
         left, top, right, bottom = (round(zoom * v) for v in (box.left, box.top, box.right, box.bottom))
         if box.ring:
             centre = ((left + right) // 2, (top + bottom) // 2)
-            cv2.circle(picture, centre, max(3, (bottom - top + right - left) // 4 + 2), colour, 1, cv2.LINE_AA)
+            radius = max(5, (bottom - top + right - left) // 4 + 4)
+            for tone, thick in (((255, 255, 255), 3), (colour, 1)):  # seen on any ground
+                cv2.circle(picture, centre, radius, tone, thick, cv2.LINE_AA)
             continue
         cv2.rectangle(picture, (left, top), (right - 1, bottom - 1), colour, 2 if box.counted else 1)
         text = f"{'x' if box.key == 'excluded' else mark.code} {box.observation.cell.cell}"

@@ -164,9 +164,11 @@ class Sheet:
         self.canvas.circle(x, self.height - y, radius, stroke=1, fill=1)
 
     def ring(self, x: float, y: float, radius: float, *, colour: str) -> None:
-        self._set_stroke(colour)
-        self.canvas.setLineWidth(0.8)
-        self.canvas.circle(x, self.height - y, radius, stroke=1, fill=0)
+        """A thin circle, white around, so that it is seen on any ground."""
+        for stroke, line in (("#FFFFFF", 1.8), (colour, 0.8)):
+            self._set_stroke(stroke)
+            self.canvas.setLineWidth(line)
+            self.canvas.circle(x, self.height - y, radius, stroke=1, fill=0)
 
     @contextmanager
     def clipped(self, x: float, y: float, width: float, height: float) -> Iterator[None]:
