@@ -574,8 +574,8 @@ def _bodies_in_red_cells(evidence: Evidence) -> Finding | None:
     if low <= OF_CHANCE * found.by_chance / found.bodies:
         return None
     return Finding(
-        f"{len(found.cells)} of {found.bodies} platelet objects lie within red cells, many for platelets, which keep off "
-        f"them ({found.by_chance:.0f} would by chance): parasites, other inclusions or platelets on top.",
+        f"{len(found.cells)} of {found.bodies} platelet objects lie within red cells, many for platelets, which keep "
+        f"off them ({found.by_chance:.0f} would by chance): parasites, other inclusions or platelets on top.",
         found.cells,
     )
 
