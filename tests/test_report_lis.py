@@ -12,7 +12,7 @@ from hl7apy.consts import VALIDATION_LEVEL
 from hl7apy.parser import parse_message
 from slides import slide_result
 
-from cbctool.records import Flag, Review, Severity, SlideResult
+from cbctool.records import Adequacy, Flag, Review, Severity, SlideResult
 from cbctool.report import ReportStyle
 from cbctool.report.fhir import result_fhir
 from cbctool.report.hl7 import escaped, result_hl7
@@ -158,8 +158,31 @@ def test_a_value_that_rounding_puts_on_the_edge_is_called_as_in_the_other_output
 
 def test_both_exports_say_the_same_beside_the_values() -> None:
     for result in CASES.values():
-        message = parse_message(result_hl7(result, STYLE))
-        told = [segment.split("|")[3] for segment in message.value.split("\r") if segment.startswith("NTE")]
+        segments = parse_message(result_hl7(result, STYLE)).value.split("\r")
+        before_values = segments[: next(i for i, segment in enumerate(segments) if segment.startswith("OBX"))]
+        told = [segment.split("|")[3] for segment in before_values if segment.startswith("NTE")]
         conclusion = json.loads(result_fhir(result, STYLE))["entry"][0]["resource"]["conclusion"].split("\n")
         assert told == [escaped(line) for line in conclusion]
         assert conclusion[0].endswith(".")
+
+
+def test_a_percentage_says_how_many_cells_it_comes_from_and_how_sure_it_is() -> None:
+    result = adequate()
+    row = result.differential.rows[0]
+    lines = result_hl7(result, STYLE).split("\r")
+    at = next(i for i, line in enumerate(lines) if "|26511-6^" in line)
+    note = lines[at + 1].split("|")
+    assert note[:3] == ["NTE", "1", "L"]
+    assert note[3] == (
+        f"{row.count} of {result.differential.leukocytes} leukocytes; 95 % interval {row.ci_low:.1f}-{row.ci_high:.1f} "
+        f"% for the number of cells; {row.total_low:.1f}-{row.total_high:.1f} % with the classifier's own error"
+    )
+    resources = [entry["resource"] for entry in json.loads(result_fhir(result, STYLE))["entry"]]
+    neutrophils = next(r for r in resources if r["resourceType"] == "Observation" and "26511-6" in str(r["code"]))
+    assert neutrophils["note"] == [{"text": note[3]}]
+
+
+def test_a_count_that_carries_no_differential_has_no_interval() -> None:
+    few = dataclasses.replace(adequate().differential, adequacy=Adequacy.NONE)
+    values = lis_values(dataclasses.replace(adequate(), differential=few))
+    assert values[0].note == f"{few.rows[0].count} of {few.leukocytes} leukocytes"

@@ -102,6 +102,8 @@ def _number(value: LisValue) -> dict[str, Any]:
         own["interpretation"] = [{"coding": [{"system": _INTERPRETATION, "code": value.interpretation}]}]
     if not math.isnan(value.low):
         own["referenceRange"] = [{"low": {"value": value.low, **unit}, "high": {"value": value.high, **unit}}]
+    if value.note:
+        own["note"] = [{"text": value.note}]
     return own
 
 

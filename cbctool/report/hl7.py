@@ -63,7 +63,10 @@ def result_hl7(result: SlideResult, style: ReportStyle) -> str:
         _segment("NTE", {1: str(i), 2: "L", 3: escaped(note)}) for i, note in enumerate(notes(result), start=1)
     ]
     values = lis_values(result)
-    segments += [_number(i, value, status, result) for i, value in enumerate(values, start=1)]
+    for i, value in enumerate(values, start=1):
+        segments.append(_number(i, value, status, result))
+        if value.note:
+            segments.append(_segment("NTE", {1: "1", 2: "L", 3: escaped(value.note)}))
     # TX: ST ends at 199 characters, which a dozen codes exceed.
     codes = {2: "TX", 3: f"{FLAGS[0]}^{escaped(FLAGS[1])}^99CBC", 5: escaped(flag_codes(result)), 11: status}
     segments.append(_observation(len(values) + 1, codes, result))

@@ -13,7 +13,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from cbctool.records import Adequacy, CellClass, SlideResult
+from cbctool.records import Adequacy, CellClass, Differential, DifferentialRow, SlideResult
 from cbctool.report.style import LIMITS, confirmation
 
 LOINC: Mapping[CellClass, tuple[str, str]] = {
@@ -39,7 +39,7 @@ class LisValue:
     """One observation: code, value (NaN where it cannot be given, and why), unit (UCUM) and reference interval.
 
     ``outside`` is as in :class:`~cbctool.records.DifferentialRow`, so that a value on the edge, rounded here, is called
-    what the other outputs call it.
+    what the other outputs call it. ``note`` says how many cells a percentage comes from, and how sure it is.
     """
 
     code: str
@@ -51,6 +51,7 @@ class LisValue:
     high: float = math.nan
     outside: str = ""
     absent: str = ""
+    note: str = ""
 
     @property
     def interpretation(self) -> str:
@@ -74,7 +75,7 @@ def lis_values(result: SlideResult) -> list[LisValue]:
         percent = round(row.percent, 1) if counted else math.nan
         code, display = LOINC[row.cell_class]
         interval = (row.reference_low, row.reference_high)
-        values.append(LisValue(code, display, True, percent, "%", *interval, row.outside, too_few))
+        values.append(LisValue(code, display, True, percent, "%", *interval, row.outside, too_few, _sure(row, d)))
     nrbc = round(d.nrbc_per_100_wbc, 1) if counted else math.nan
     # None in an adult's blood; where no interval holds for the age (newborns have some), none is given here either.
     none = 0.0 if any(row.reference_high == row.reference_high for row in d.rows) else math.nan
@@ -86,6 +87,20 @@ def lis_values(result: SlideResult) -> list[LisValue]:
     ratio = ("PLT-PER-1000-RBC", "Platelets per 1000 red cells", False, per_1000, "/1000{RBCs}")
     values.append(LisValue(*ratio, absent="" if d.erythrocytes else "no red cells counted"))
     return values
+
+
+def _sure(row: DifferentialRow, differential: Differential) -> str:
+    """The count behind a percentage and its 95 % intervals."""
+    counted = f"{row.count} of {differential.leukocytes} leukocytes"
+    if differential.adequacy is Adequacy.NONE:
+        return counted
+    sampling, total = ((row.ci_low, row.ci_high), (row.total_low, row.total_high))
+    both = "" if sampling == total else f"; {_between(total)} with the classifier's own error"
+    return f"{counted}; 95 % interval {_between(sampling)} for the number of cells{both}"
+
+
+def _between(interval: tuple[float, float]) -> str:
+    return f"{interval[0]:.1f}-{interval[1]:.1f} %"
 
 
 def flag_codes(result: SlideResult) -> str:
