@@ -173,10 +173,12 @@ def test_a_stop_ends_with_130_and_keeps_what_is_finished(drawn_slides: Path, tmp
     for i in range(400):  # more than a busy machine finishes before this process has its next turn
         (slides / f"{i:03d}.png").write_bytes((drawn_slides / "single.png").read_bytes() + i.to_bytes(2))
     command = [sys.executable, "-m", "cbctool", "analyze", str(slides), "--out", str(out), "--jobs", "1"]
-    # a shell without job control starts what it puts into the background with SIGINT ignored, and that is inherited
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    # a shell without job control starts what it puts into the background with SIGINT ignored, nohup with SIGHUP, and
+    # that is inherited
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGHUP)}
     process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
-    signal.signal(signal.SIGINT, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
     deadline = time.monotonic() + 120
     while process.poll() is None and time.monotonic() < deadline and not finished_slides(out):
         os.sched_yield()
