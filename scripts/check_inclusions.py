@@ -5,7 +5,7 @@ Run: ``python scripts/check_inclusions.py [--pictures FOLDER]``
 First the real fields (ALL-IDB1, every third of BCCD, every sixtieth of PBC): platelet objects well within red cells,
 and how many would be there by chance. Then ALL-IDB1's healthy fields with parasites in some of their red cells: how
 many are flagged, each as a slide of its own, and whether all are as one slide. Parasites are drawn in the field's own
-nuclear colour, after the sizes and shapes of CDC's DPDx atlas: a ring of a fifth to a third of the red cell, an
+nuclear colour, in the sizes and shapes that textbooks commonly give: a ring of a fifth to a third of the red cell, an
 amoeboid trophozoite, a schizont of 8 to 20 merozoites, the banana of a falciparum gametocyte. Nothing is fitted here.
 """
 

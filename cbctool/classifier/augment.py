@@ -216,8 +216,8 @@ def light(pictures: Tensor, plain: NDArray[np.bool_], rng: np.random.Generator, 
 
 
 _STAINS = np.array([[0.21, 0.30, 0.18], [0.88, 1.40, 0.35]])
-"""Natural optical density (R, G, B) of red cells and of leukocytes' nuclei in the training frames, white-balanced:
-medians, of the darker quarter at the middle of outliers, and of the darkest 30 % of leukocytes."""
+"""Natural optical density (R, G, B) of red cells and of leukocytes' nuclei in the training frames, white-balanced: the
+upper quartile at the middle of red cells and empty ground, and about the median of the leukocytes' darkest 30 %."""
 
 
 def _restain(density: Tensor, rng: np.random.Generator) -> Tensor:

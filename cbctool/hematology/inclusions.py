@@ -17,7 +17,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from cbctool.hematology.normal_cells import RED_CELL_SEGMENTED_UM
-from cbctool.records import CellKind, FieldSummary, Observation
+from cbctool.records import CellKind, CellStatus, FieldSummary, Observation
 
 WELL_WITHIN = 0.75
 """Share of a red cell's radius: farther out a platelet beside the cell may overlap it."""
@@ -38,7 +38,7 @@ of it in the three collections."""
 
 
 def find_inclusions(fields: Sequence[FieldSummary], observations: Iterable[Observation]) -> Inclusions:
-    """Platelet objects of the fit fields whose centre lies well within a red cell."""
+    """Platelet objects of the fit fields whose centre lies well within a red cell; none that a reviewer took out."""
     areas_um2 = {f.name: 1e6 * f.area_mm2 for f in fields if f.quality.fit}
     um_per_px = {f.name: f.scale.um_per_px for f in fields}
     red_cells, bodies = defaultdict(list), defaultdict(list)
@@ -46,7 +46,7 @@ def find_inclusions(fields: Sequence[FieldSummary], observations: Iterable[Obser
         cell = observation.cell
         if cell.kind is CellKind.ERYTHROCYTE:
             red_cells[observation.field].append((cell.row_px, cell.col_px, cell.equivalent_diameter_um / 2))
-        elif cell.kind is CellKind.PLATELET:
+        elif cell.kind is CellKind.PLATELET and not _excluded(observation):
             bodies[observation.field].append((cell.row_px, cell.col_px, cell.cell))
     inside: list[tuple[str, int]] = []
     by_chance, total = 0.0, 0
@@ -65,3 +65,7 @@ def find_inclusions(fields: Sequence[FieldSummary], observations: Iterable[Obser
         within = (distance < reach).reshape(len(found), -1).any(axis=1)
         inside += [(name, int(number)) for (_, _, number), is_in in zip(found, within, strict=True) if is_in]
     return Inclusions(tuple(inside), total, by_chance)
+
+
+def _excluded(observation: Observation) -> bool:
+    return observation.prediction is not None and observation.prediction.status is CellStatus.EXCLUDED
