@@ -326,7 +326,7 @@ def validate(
     insult: Annotated[
         str | None,
         typer.Option(
-            help="Judge again after gains, gamma, stain, restain, resize, blur, jpeg, camera (one setting: gamma:0.8)."
+            help="Judge again after gains, gamma, stain, restain, resize, blur, jpeg, light, camera (one: gamma:0.8)."
         ),
     ] = None,
     out: Annotated[

@@ -16,9 +16,11 @@ from hypothesis import strategies as st
 
 from cbctool.errors import CalibrationError
 from cbctool.imaging.background import estimate_background, find_surround, normalise
+from cbctool.imaging.flicker import find_bands
 from cbctool.imaging.pyramid import Pyramid, halved
 from cbctool.imaging.scale import RedCellOptions, RedCellScale, estimate_scale, resolve_scale
 from cbctool.records import RED_CELL_UM, Scale, ScaleSource
+from cbctool.run.insult import InsultKind, apply_insult
 
 DATA = Path(os.environ.get("CBCTOOL_DATA", Path(__file__).resolve().parents[1].parent / "shared" / "data"))
 real = pytest.mark.skipif(not DATA.is_dir(), reason="real data not found (CBCTOOL_DATA or ../shared/data)")
@@ -75,6 +77,41 @@ def test_vignetting_is_flattened(strength, centre):
     mask = is_background(rgb)
     assert dark[mask].min() < 0.75 * rgb[mask].min()
     assert np.percentile(normalise(dark).rgb[mask], 2) > 243
+
+
+def test_light_that_is_tinted_and_falls_off_steeply_is_flattened():
+    rgb = smear(shape=(480, 640))
+    lit = apply_insult(rgb, InsultKind.LIGHT, (0.6, 0.2, 0, 0))
+    flat = normalise(lit).rgb
+    inner = is_background(rgb)
+    inner[-24:, :24] = False  # the last of the corner
+    assert np.percentile(flat[inner], 1) > 245
+
+
+@pytest.mark.parametrize("sideways", [False, True])
+@pytest.mark.parametrize("bands", [2, 7])
+def test_the_bands_of_a_flickering_lamp_are_taken_away(sideways, bands):
+    rgb = smear(shape=(480, 640))
+    if sideways:
+        rgb = np.ascontiguousarray(rgb.swapaxes(0, 1))
+    lit = apply_insult(rgb, InsultKind.LIGHT, (0.2, 0, 0.06, bands))
+    if sideways:
+        rgb, lit = (np.ascontiguousarray(one.swapaxes(0, 1)) for one in (rgb, lit))
+    flat = normalise(lit).rgb
+    assert np.percentile(flat[is_background(rgb)], 1) > 245
+    window = normalise(lit).background.apply(lit[100:160, 200:260], 100, 200, 1.0)
+    assert np.abs(window.astype(int) - flat[100:160, 200:260]).max() <= 3
+
+
+def test_rows_of_cells_are_no_bands():
+    residual = np.where(np.arange(72)[:, np.newaxis] // 6 % 2, -0.02, 0.0) * np.ones((72, 96))
+    residual += np.random.default_rng(0).normal(0, 0.01, residual.shape)
+    everything = np.ones(residual.shape, bool)
+    assert find_bands(residual - 0.05 * (residual < -0.01), everything) is not None
+    half = residual.copy()
+    half[:, 48:] = np.random.default_rng(1).normal(0, 0.02, (72, 48))  # on one side alone
+    assert find_bands(half, everything) is None
+    assert find_bands(residual, np.zeros(residual.shape, bool)) is None
 
 
 def test_a_cell_that_fills_half_the_field_is_not_background():

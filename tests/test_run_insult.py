@@ -75,6 +75,22 @@ def camera(rgb, *setting):
     return apply_insult(rgb, InsultKind.CAMERA, (*setting, 100.0)).astype(int)
 
 
+def test_light_falls_off_is_tinted_and_flickers():
+    def lit(*setting):
+        return apply_insult(GREY, InsultKind.LIGHT, setting).astype(int)
+
+    assert (lit(0, 0, 0, 0) == GREY).all()
+    dark = lit(0.5, 0, 0, 0)
+    assert dark.max() == pytest.approx(200, abs=2)
+    assert dark[-1, 0, 1] == pytest.approx(100, abs=8)  # the farthest corner
+    tinted = lit(0, 0.2, 0, 0)
+    assert tinted[0, 0] == pytest.approx((200, 200, 160), abs=3)
+    assert tinted[0, -1] == pytest.approx((160, 200, 200), abs=3)
+    rows = lit(0, 0, 0.1, 2)[:, :, 1]
+    assert (rows == rows[:, :1]).all()
+    assert (rows.min(), rows.max()) == (160, 200)
+
+
 def test_a_camera_stretches_levels_to_black_and_white():
     ramp = np.tile(np.linspace(80, 200, 256).astype(np.uint8)[None, :, None], (64, 1, 3))
     stretched = camera(ramp, 0.05, 1, 0, 0)

@@ -18,6 +18,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from cbctool.imaging.flicker import find_bands
+
 Array = NDArray[Any]
 
 
@@ -37,8 +39,9 @@ class BackgroundOptions:
         A tile whose light end lies within this density of the surface so far counts as background. Red cells lie
         0.15-0.4 below it on BCCD, PBC and ALL-IDB1 (green), a pale monocyte's cytoplasm 0.15.
     hue : float
-        Background has one hue: red and blue against green within this density of it. The faint cytoplasm of
-        neutrophils differs by 0.1-0.2, red cells by 0.2; shading changes it by less than 0.04 across a field.
+        Background has one hue, or one that changes slowly over the field (lenses and lamps shade it): red and blue
+        against green within this density of it. The faint cytoplasm of neutrophils differs by 0.1-0.2, red cells by
+        0.2.
     ridge : float
         Pull of the curved terms towards 0, as a share of all samples; keeps a surface seen through few gaps flat.
     surround_level : float
@@ -78,6 +81,9 @@ class BackgroundOptions:
     black_share: float = 0.0002
     dark_end: tuple[float, float, float] = (0.45, 0.28, 0.65)
 
+
+_LIGHTNESS = np.array([0.25, 0.5, 0.25], np.float32)
+"""Haemoglobin and nuclei both absorb green, so green weighs most; red and blue steady it under a cast."""
 
 _FULL_SCALE = 254.0
 """Level from which a pixel is taken for clipped; JPEG moves white by one."""
@@ -270,29 +276,34 @@ def estimate_background(rgb: Array, options: BackgroundOptions | None = None) ->
 
     outside = find_surround(sample, options)
     log_levels = np.log(np.maximum(sample, 1).astype(np.float32)).reshape(-1, 3)
-    # Haemoglobin and nuclei both absorb green, so green weighs most; red and blue steady it under a cast.
-    lightness = log_levels @ np.array([0.25, 0.5, 0.25], np.float32)
+    lightness = log_levels @ _LIGHTNESS
     inside = ~outside & ~_find_label(sample, options)
     basis = _basis(*shape)
 
     grid = max(height, width) / options.grid
     cells = (max(1, min(shape[0], round(height / grid))), max(1, min(shape[1], round(width / grid))))
 
-    coefficients, hue = _fit_tiles(log_levels.reshape(*shape, 3), lightness.reshape(shape), inside, options)
-    surface = coefficients @ basis
-    candidate = inside = inside.ravel()
-    for off_hue in _hue(log_levels).T - hue[:, np.newaxis]:
-        candidate = candidate & (np.abs(off_hue) < options.hue)
-    is_background, spread = candidate, 0.0
+    inside = inside.ravel()
+    hues = _hue(log_levels).T
+    surface, hue = (one @ basis for one in _fit_tiles(log_levels, lightness, inside, shape, options))
+    bands = find_bands((lightness - surface).reshape(shape), (inside & _alike(hues, hue, options)).reshape(shape))
+    if bands is not None:
+        across = np.broadcast_to(bands, shape).ravel()
+        log_levels, lightness = log_levels - across[:, np.newaxis], lightness - across
+    spread = 0.0
     for at_least in (0.08, 0.04, 0.0):  # wide first: a clean background is narrower than what the surface still misses
+        candidate = inside & _alike(hues, hue, options)
         residual = lightness - surface
         centre, spread = _light_mode(residual[candidate])
         is_background = candidate & (np.abs(residual - centre) < max(2.0 * spread, at_least))
-        coefficients, local = _fit_smooth(lightness[:, np.newaxis], is_background, shape, cells, options)
-        surface = coefficients[0] @ basis + cv2.resize(local[..., 0], shape[::-1]).ravel()
+        coefficients, local = _fit_smooth(log_levels, is_background, shape, cells, options)
+        surface = (_LIGHTNESS @ coefficients) @ basis + cv2.resize(local @ _LIGHTNESS, shape[::-1]).ravel()
+        hue = _hue(coefficients.T).T @ basis
 
-    coefficients, local = _fit_smooth(log_levels, is_background, shape, cells, options)
     levels = np.exp((coefficients @ _basis(*cells)).T.reshape(*cells, 3) + local)
+    if bands is not None:
+        cells = (max(cells[0], bands.shape[0]), max(cells[1], bands.shape[1]))
+        levels = cv2.resize(levels, cells[::-1]) * np.exp(cv2.resize(bands, cells[::-1]))[..., np.newaxis]
     levels = np.clip(levels, 1.0, 255.0)
     red, green, blue = _middle(levels.reshape(-1, 3)).tolist()
     darker = inside & (lightness - surface < -max(2.5 * spread, 0.04))
@@ -369,21 +380,26 @@ def find_surround(rgb: Array, options: BackgroundOptions | None = None) -> Array
 
 @lru_cache(maxsize=16)
 def _basis(height: int, width: int) -> Array:
-    """Second-order polynomial in position (-1 to 1) at the centres of a grid of pixels, (6, height * width) float32."""
+    """Terms of a surface over position (-1 to 1) at the centres of a grid of pixels, (7, height * width) float32.
+
+    A second-order polynomial, and the fourth order of the radius, 0 in the middle and at the sides, for what falls off
+    steeply in the corners.
+    """
     row, col = np.mgrid[0:height, 0:width].reshape(2, -1).astype(np.float32)
     y, x = (2 * row + 1) / height - 1, (2 * col + 1) / width - 1
-    basis = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y])
+    square = x * x + y * y
+    basis = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y, square * square - square])
     basis.flags.writeable = False
     return basis
 
 
 def _fit(basis: Array, values: Array, weight: Array, ridge: float) -> Array:
-    """Weighted least-squares coefficients (C, 6) of values (N, C); curved terms are held to 0."""
-    weighted = basis * weight  # (6, N)
+    """Weighted least-squares coefficients (C, 7) of values (N, C); curved terms are held to 0."""
+    weighted = basis * weight  # (7, N)
     total = float(weight.sum())
     if total <= 0.0:
-        return np.tile(np.array([np.log(255.0), 0, 0, 0, 0, 0], np.float32), (values.shape[1], 1))
-    penalty = ridge * weight.size * np.array([0.0, 0.5, 0.5, 1.0, 1.0, 1.0]) + 1e-9
+        return np.tile(_flat(math.log(255.0)), (values.shape[1], 1))
+    penalty = ridge * weight.size * np.array([0.0, 0.5, 0.5, 1.0, 1.0, 1.0, 1.0]) + 1e-9
     # The constant takes the mean first, so that the penalty cannot pull on it.
     mean = (weight.astype(np.float32) @ values) / total
     moments = (weighted @ (values - mean)).astype(np.float64)
@@ -392,8 +408,8 @@ def _fit(basis: Array, values: Array, weight: Array, ridge: float) -> Array:
     diagonal += penalty
     solution = np.asarray(cv2.solve(products, moments)[1])
     # Lamps and lenses darken outwards. A surface that is dark in the middle is a cell, not illumination: level it.
-    bowl = np.zeros(6, bool)
-    bowl[3::2] = solution[3::2].sum(axis=1) > 0.0
+    bowl = np.zeros(len(basis), bool)
+    bowl[3:6:2] = solution[3:6:2].sum(axis=1) > 0.0
     if bowl.any():
         diagonal[bowl] += 1e3 * weight.size
         solution = np.asarray(cv2.solve(products, moments)[1])
@@ -401,17 +417,22 @@ def _fit(basis: Array, values: Array, weight: Array, ridge: float) -> Array:
     return np.asarray(solution.T, np.float32)
 
 
+def _flat(level: float) -> Array:
+    """Coefficients (7,) of a surface that is the same everywhere."""
+    return np.array([level, 0, 0, 0, 0, 0, 0], np.float32)
+
+
 def _fit_smooth(
     values: Array, chosen: Array, shape: tuple[int, int], cells: tuple[int, int], options: BackgroundOptions
 ) -> tuple[Array, Array]:
-    """Polynomial (C, 6) through the chosen samples of (N, C), and what it leaves, smoothed, (*cells, C)."""
+    """Surface (C, 7) through the chosen samples of (N, C), and what it leaves, smoothed, (*cells, C)."""
     basis = _basis(*shape)
     coefficients = _fit(basis, values, chosen, options.ridge)
     weight = chosen.astype(np.float32)[:, np.newaxis]
     rest = np.concatenate([(values - (coefficients @ basis).T) * weight, weight], axis=1).reshape(*shape, -1)
     rest = cv2.resize(rest, cells[::-1], interpolation=cv2.INTER_AREA)
     rest = cv2.GaussianBlur(rest, (0, 0), options.local_sigma * max(cells)).reshape(*cells, -1)
-    # A tenth of the weight is a prior of "no correction": under a big cell the polynomial alone stands.
+    # A tenth of the weight is a prior of "no correction": under a big cell the surface alone stands.
     return coefficients, rest[..., :-1] / (rest[..., -1:] + 0.1)
 
 
@@ -420,13 +441,21 @@ def _hue(log_levels: Array) -> Array:
     return np.asarray(log_levels[..., ::2] - log_levels[..., 1:2])
 
 
-def _fit_tiles(log_levels: Array, lightness: Array, inside: Array, options: BackgroundOptions) -> tuple[Array, Array]:
-    """A first surface (6,) and the background's hue (2,), from the light ends of tiles."""
-    rows, cols = (min(size, 8 if max(lightness.shape) >= 64 else 4) for size in lightness.shape)
-    high, wide = lightness.shape[0] // rows, lightness.shape[1] // cols
+def _alike(hues: Array, hue: Array, options: BackgroundOptions) -> Array:
+    """Which of the hues (2, n) the background's may be, (n,) bool."""
+    red, blue = np.abs(hues - hue) < options.hue
+    return np.asarray(red & blue)
+
+
+def _fit_tiles(
+    log_levels: Array, lightness: Array, inside: Array, shape: tuple[int, int], options: BackgroundOptions
+) -> tuple[Array, Array]:
+    """A first surface of lightness (7,) and of the background's hue (2, 7), from the light ends of tiles."""
+    rows, cols = (min(size, 8 if max(shape) >= 64 else 4) for size in shape)
+    high, wide = shape[0] // rows, shape[1] // cols
 
     def tiled(values: Array) -> Array:
-        values = values[: rows * high, : cols * wide].reshape(rows, high, cols, wide, -1)
+        values = values.reshape(*shape, -1)[: rows * high, : cols * wide].reshape(rows, high, cols, wide, -1)
         return np.asarray(values.swapaxes(1, 2).reshape(rows * cols, high * wide, -1))
 
     tiles = tiled(np.where(inside, lightness, np.float32(-10.0)))[..., 0]
@@ -434,34 +463,36 @@ def _fit_tiles(log_levels: Array, lightness: Array, inside: Array, options: Back
     ordered = np.partition(tiles, (middle, light), axis=1)
     value, usable = ordered[:, light], ordered[:, middle] > -10.0
     if not usable.any():
-        return np.array([np.log(255.0), 0, 0, 0, 0, 0], np.float32), np.zeros(2, np.float32)
+        return _flat(math.log(255.0)), np.stack([_flat(0.0)] * 2)
     lightest = (tiles >= ordered[:, middle, np.newaxis]).astype(np.float32)
     means = (lightest[:, np.newaxis] @ tiled(log_levels))[:, 0] / lightest.sum(axis=1, keepdims=True)
-    hues = _hue(means)  # (tiles, 2)
+    hues = _hue(means).T  # (2, tiles)
     basis, column = _basis(rows, cols), value[:, np.newaxis]
 
-    # Grown from the lightest tiles over those that agree: right when a cell fills many of them.
+    # Grown from the lightest tiles over those that agree: right when a cell fills many of them. Hue is a surface, too:
+    # lenses shade it, and lamps that stand askew.
     lights = np.sort(value[usable])
-    grown = np.array([lights[round(0.95 * (len(lights) - 1))], 0, 0, 0, 0, 0], np.float32)
+    grown = _flat(lights[round(0.95 * (len(lights) - 1))])
     chosen = usable & (value > grown[0] - 0.5 * options.admit)
-    hue = _middle(hues[chosen])
-    usable &= np.abs(hues - hue).max(axis=1) < options.hue
+    hue = np.stack([_flat(one) for one in _middle(hues.T[chosen])])
     for _ in range(12):
-        before, chosen = chosen, usable & (np.abs(value - grown @ basis) < options.admit)
+        alike = usable & _alike(hues, hue @ basis, options)
+        before, chosen = chosen, alike & (np.abs(value - grown @ basis) < options.admit)
         if chosen.sum() < 3 or np.array_equal(chosen, before):
             break
         grown = _fit(basis, column, chosen, options.ridge)[0]
+        hue = _hue(_fit(basis, means, chosen, options.ridge).T).T
     if chosen.mean() > 0.8:
         return grown, hue
     # Shrunk from all tiles of that hue, forgetting the dark ones: right when vignetting is strong. The surface that
     # explains more tiles wins.
-    weight = usable.astype(np.float32)
+    weight = alike.astype(np.float32)
     shrunk = grown
     for _ in range(8):
         shrunk = _fit(basis, column, weight, options.ridge)[0]
         lack = np.maximum(shrunk @ basis - value, 0.0) / (0.5 * options.admit)
-        weight = usable / (1.0 + lack**2)
-    explained = [int((usable & (np.abs(value - c @ basis) < options.admit)).sum()) for c in (grown, shrunk)]
+        weight = alike / (1.0 + lack**2)
+    explained = [int((alike & (np.abs(value - c @ basis) < options.admit)).sum()) for c in (grown, shrunk)]
     return (shrunk if explained[1] > explained[0] else grown), hue
 
 

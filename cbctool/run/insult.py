@@ -27,6 +27,7 @@ class InsultKind(StrEnum):
     RESIZE = "resize"
     BLUR = "blur"  # Gaussian, sigma in pixels of the working scale of segmentation
     JPEG = "jpeg"  # quality
+    LIGHT = "light"  # share lost in the corner, share of tint, amplitude and number of a flickering lamp's bands
     CAMERA = "camera"  # what a camera's own program does: share clipped, saturation, sharpening, noise, quality
 
 
@@ -54,6 +55,8 @@ EXTREMES: Mapping[InsultKind, tuple[tuple[float, ...], ...]] = {
     InsultKind.RESIZE: ((0.5,), (2.0,)),
     InsultKind.BLUR: ((1.0,),),
     InsultKind.JPEG: ((50.0,),),
+    # vignetting, a lens or lamp that shades colours, the flicker of a lamp, all of them but mildly
+    InsultKind.LIGHT: ((0.6, 0, 0, 0), (0, 0.2, 0, 0), (0, 0, 0.06, 9), (0.4, 0.1, 0.03, 4)),
     # auto levels, saturated colours, halos and smear of a phone, noise of a dark room, all of them but mildly
     InsultKind.CAMERA: (
         (0.01, 1, 0, 0, 95),
@@ -63,8 +66,8 @@ EXTREMES: Mapping[InsultKind, tuple[tuple[float, ...], ...]] = {
         (0.002, 1.3, 0.7, 5, 75),
     ),
 }
-"""The ends of what the project promises to stand: casts and stains of every hue, dark and bright, half and double, and
-the programs of cameras."""
+"""The ends of what the project promises to stand: casts and stains of every hue, dark and bright, half and double,
+uneven light, and the programs of cameras."""
 
 _HALO_PX = 2.0
 """Radius (sigma) of a phone's sharpening, pixels of its picture."""
@@ -102,8 +105,8 @@ def parse_insult(text: str) -> Insult:
         setting = tuple(float(v) for v in values.split(","))
     except ValueError:
         setting = ()
-    least = 0.0 if kind is InsultKind.CAMERA else 1e-9
-    most = 255.0 if kind is InsultKind.RESTAIN else np.inf
+    least = 0.0 if kind in (InsultKind.CAMERA, InsultKind.LIGHT) else 1e-9
+    most = {InsultKind.RESTAIN: 255.0, InsultKind.LIGHT: 100.0}.get(kind, np.inf)
     if len(setting) != len(EXTREMES[kind][0]) or not all(least <= v <= most for v in setting):
         example = ",".join(f"{v:g}" for v in EXTREMES[kind][0])
         raise UsageError(f"--insult {text!r}: its value cannot be used.", f"Write for example {kind}:{example}.")
@@ -122,7 +125,10 @@ def apply_insult(
     setting : tuple of float
         One value, or three factors (R, G, B). Of a camera: share of the pixels clipped at either end of each channel
         ("auto levels", 0 for none), factor on the saturation, amount of sharpening after the noise was smeared away,
-        sigma of the noise in grey levels, quality of the JPEG. Of restaining: colour of red cells, colour of nuclei.
+        sigma of the noise in grey levels, quality of the JPEG. Of light: share lost in the corner farthest from a
+        middle that lies aside, share of red lost towards the right and of blue towards the left, amplitude of the bands
+        that a flickering lamp leaves, and their number from top to bottom. Of restaining: colour of red cells, colour
+        of nuclei.
     working_px : float
         Pixels of this picture per pixel of the working scale; a blur asks for it, and restaining.
 
@@ -147,6 +153,8 @@ def apply_insult(
         return np.asarray(cv2.LUT(rgb, np.clip(np.rint(levels), 0, 255).astype(np.uint8)[np.newaxis]))
     if kind is InsultKind.RESTAIN:
         return _restained(rgb, np.array(setting[:3]), np.array(setting[3:]), working_px)
+    if kind is InsultKind.LIGHT:
+        return _in_uneven_light(rgb, *setting)
     if kind is InsultKind.GAMMA:
         table = np.rint(255 * (np.arange(256) / 255) ** value).astype(np.uint8)
         return np.asarray(cv2.LUT(rgb, table))
@@ -191,6 +199,18 @@ def _restained(rgb: NDArray[Any], red_cell: NDArray[Any], nucleus: NDArray[Any],
 
 _NUCLEAR_AZURE = 2.0
 """Azure density of nuclei over the density of red cells, at least: 2.8 and more in BCCD, PBC and ALL-IDB1."""
+
+
+def _in_uneven_light(rgb: NDArray[Any], vignetting: float, tint: float, flicker: float, bands: float) -> NDArray[Any]:
+    """The picture through a lens that darkens its corners, under a lamp that stands askew and flickers; uint8."""
+    height, width = rgb.shape[:2]
+    down = ((np.arange(height, dtype=np.float32) + 0.5) / height)[:, np.newaxis]
+    right = ((np.arange(width, dtype=np.float32) + 0.5) / width)[np.newaxis]
+    across, up = 0.6 * width, 0.4 * height  # the middle of the light
+    distance = ((right * width - across) ** 2 + (down * height - up) ** 2) / (across**2 + (height - up) ** 2)
+    light = (1.0 - vignetting * distance) * (1.0 - flicker + flicker * np.sin(2.0 * np.pi * bands * down))
+    shades = np.stack([light * (1.0 - tint * right), light, light * (1.0 - tint + tint * right)], axis=-1)
+    return np.clip(np.rint(rgb * shades), 0, 255).astype(np.uint8)
 
 
 def _as_jpeg(rgb: NDArray[Any], quality: float) -> NDArray[Any]:
