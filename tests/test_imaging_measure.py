@@ -126,6 +126,21 @@ def test_a_cell_may_touch_the_edge_while_its_nucleus_does_not():
         assert measured.nucleus_touches_edge is reaches
 
 
+def test_what_surrounds_the_field_cuts_cells_as_its_edge_does():
+    shape = (60, 60)
+    surround = np.broadcast_to(np.arange(60) >= 40, shape)
+    cell, nucleus = disc(shape, 30, 25, 15), disc(shape, 30, 22, 8)
+    reds = [(30, 30, 9), (30, 10, 9)]
+    found = segmentation(cell, [CellKind.NUCLEATED], nucleus, reds=reds)
+    touching = {
+        (c.kind, c.col_px): (c.touches_edge, c.nucleus_touches_edge) for c in measure_cells(found, *shape, surround)
+    }
+    assert sorted(touching.values()) == [(False, False), (True, False), (True, False)]
+    found = segmentation(cell, [CellKind.NUCLEATED], disc(shape, 30, 31, 8))
+    (cut,) = measure_cells(found, *shape, surround)
+    assert cut.nucleus_touches_edge
+
+
 def test_positions_are_pixels_of_the_field():
     shape = (40, 40)
     labels = np.zeros(shape)

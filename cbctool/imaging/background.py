@@ -136,13 +136,16 @@ class Background:
         """Whether the background is at full scale in a channel (0 red, 1 green, 2 blue)."""
         return self.clipped[channel] > _CLIPPED
 
-    def surround(self, height: int | None = None, width: int | None = None) -> Array:
-        """Mask of what is not field, (height, width) bool; by default at the size of the field."""
-        shape = (height or self.height_px, width or self.width_px)
+    def surround(
+        self, height: int, width: int, row0: float = 0.0, col0: float = 0.0, scale: float | None = None
+    ) -> Array:
+        """What is not field, (height, width) bool, in a resized copy of it or in a window, as in :meth:`apply`."""
         if not self.has_surround:
-            return np.zeros(shape, bool)
-        mask = cv2.resize(self.surround_small.astype(np.uint8), shape[::-1], interpolation=cv2.INTER_LINEAR)
-        return np.asarray(mask > 0)
+            return np.zeros((height, width), bool)
+        mask = self.surround_small.astype(np.uint8)
+        if scale is None:
+            return np.asarray(cv2.resize(mask, (width, height), interpolation=cv2.INTER_LINEAR) > 0)
+        return self._window(mask, row0, col0, scale, height, width) > 0
 
     def apply(self, rgb: Array, row0: float = 0.0, col0: float = 0.0, scale: float | None = None) -> Array:
         """Normalise the field, a resized copy of it, or a window cut from either.
@@ -165,16 +168,13 @@ class Background:
         gains, unit = self._gains
         if scale is None:
             gains = cv2.resize(gains, (width, height), interpolation=cv2.INTER_LINEAR)
-            outside = self.surround(height, width) if self.has_surround else None
         else:
-            window = (row0, col0, scale, height, width)
-            gains = self._window(gains, *window)
-            outside = self._window(self.surround_small.astype(np.uint8), *window) if self.has_surround else None
+            gains = self._window(gains, row0, col0, scale, height, width)
         flat = np.asarray(cv2.multiply(rgb, gains, scale=1.0 / unit))
         if any(self.black):
             flat = np.asarray(cv2.LUT(flat, self._lifted))
-        if outside is not None:
-            flat[outside > 0] = 255
+        if self.has_surround:
+            flat[self.surround(height, width, row0, col0, scale)] = 255
         return flat
 
     @cached_property
@@ -246,7 +246,8 @@ def normalise(rgb: Array, options: BackgroundOptions | None = None) -> Normalise
     Normalised
     """
     background = estimate_background(rgb, options)
-    return Normalised(background.apply(rgb), background.surround(), background.white_level, background)
+    surround = background.surround(*rgb.shape[:2])
+    return Normalised(background.apply(rgb), surround, background.white_level, background)
 
 
 def estimate_background(rgb: Array, options: BackgroundOptions | None = None) -> Background:
@@ -275,15 +276,15 @@ def estimate_background(rgb: Array, options: BackgroundOptions | None = None) ->
     sample = cv2.resize(rgb, shape[::-1], interpolation=cv2.INTER_NEAREST)
 
     outside = find_surround(sample, options)
+    around, longer = _border(outside), max(shape)
+    sample, outside_seen = (_cropped(one, around) for one in (sample, outside))
+    shape = sample.shape[:2]
+    basis = _basis(*shape)
+    cells = tuple(max(1, min(length, round(length * options.grid / longer))) for length in shape)
+
     log_levels = np.log(np.maximum(sample, 1).astype(np.float32)).reshape(-1, 3)
     lightness = log_levels @ _LIGHTNESS
-    inside = ~outside & ~_find_label(sample, options)
-    basis = _basis(*shape)
-
-    grid = max(height, width) / options.grid
-    cells = (max(1, min(shape[0], round(height / grid))), max(1, min(shape[1], round(width / grid))))
-
-    inside = inside.ravel()
+    inside = (~outside_seen & ~_find_label(sample, options)).ravel()
     hues = _hue(log_levels).T
     surface, hue = (one @ basis for one in _fit_tiles(log_levels, lightness, inside, shape, options))
     bands = find_bands((lightness - surface).reshape(shape), (inside & _alike(hues, hue, options)).reshape(shape))
@@ -308,10 +309,27 @@ def estimate_background(rgb: Array, options: BackgroundOptions | None = None) ->
     red, green, blue = _middle(levels.reshape(-1, 3)).tolist()
     darker = inside & (lightness - surface < -max(2.5 * spread, 0.04))
     cover = float(darker.sum()) / max(1, int(inside.sum()))
-    black = _black(sample, cv2.resize(levels, shape[::-1]), ~outside, options)
+    black = _black(sample, cv2.resize(levels, shape[::-1]), ~outside_seen, options)
     full = cv2.threshold(sample, _FULL_SCALE - 1, 1, cv2.THRESH_BINARY)[1]
     clipped = cv2.mean(full, is_background.reshape(shape).view(np.uint8))[:3]
+    if any(around):
+        levels = cv2.copyMakeBorder(cv2.resize(levels, shape[::-1]), *around, cv2.BORDER_REPLICATE)
     return Background(height, width, levels, outside, (red, green, blue), cover, spread, black, clipped)
+
+
+def _border(outside: Array) -> tuple[int, int, int, int]:
+    """Rows and columns at the top, bottom, left and right of a picture that are no field at all."""
+    ends = (np.flatnonzero(~outside.all(axis=axis)) for axis in (1, 0))
+    (top, bottom), (left, right) = (
+        ((end[0], len(line) - 1 - end[-1]) if len(end) else (0, 0))
+        for end, line in zip(ends, (outside, outside.T), strict=True)
+    )
+    return int(top), int(bottom), int(left), int(right)
+
+
+def _cropped(picture: Array, around: tuple[int, int, int, int]) -> Array:
+    top, bottom, left, right = around
+    return picture[top : picture.shape[0] - bottom, left : picture.shape[1] - right]
 
 
 def _black(sample: Array, levels: Array, inside: Array, options: BackgroundOptions) -> tuple[float, float, float]:
@@ -373,9 +391,40 @@ def find_surround(rgb: Array, options: BackgroundOptions | None = None) -> Array
     if not large:
         return nothing
     mask = np.isin(labels, large).astype(np.uint8)
+    round_field = _eyepiece(mask, brightest)
+    if round_field is not None:
+        return round_field
     margin = max(1, round(0.02 * max(mask.shape)))
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * margin + 1, 2 * margin + 1))
     return np.asarray(cv2.dilate(mask, kernel) > 0)
+
+
+def _eyepiece(surround: Array, brightness: Array) -> Array | None:
+    """What lies beyond the field of an eyepiece and its soft rim, (h, w) bool; None if the field is not round."""
+    rim = cv2.dilate(surround, np.ones((3, 3), np.uint8)) - surround
+    rim[[0, -1]] = rim[:, [0, -1]] = 0  # the picture's own edge is no rim
+    y, x = (place.astype(np.float64) for place in np.nonzero(rim))
+    on_circle = np.ones(len(x), bool)
+    for _ in range(4):  # without what else is dark there
+        if np.count_nonzero(on_circle) < 12:
+            return None
+        terms = np.stack([x, y, np.ones_like(x)], axis=1)[on_circle]
+        across, down, rest = np.linalg.lstsq(terms, (x * x + y * y)[on_circle], rcond=None)[0]
+        centre = (down / 2, across / 2)
+        radius = math.sqrt(max(rest + centre[0] ** 2 + centre[1] ** 2, 0.0))
+        off = np.abs(np.hypot(y - centre[0], x - centre[1]) - radius)
+        on_circle = off < max(1.5, 0.03 * radius)
+    if on_circle.mean() < 0.8 or radius > 2 * max(surround.shape):
+        return None
+    rows, cols = np.ogrid[: surround.shape[0], : surround.shape[1]]
+    distance = np.hypot(rows - centre[0], cols - centre[1])
+    ring = distance.astype(int)
+    lights = [brightness[ring == step] for step in range(int(radius) + 1)]
+    light = [float(np.percentile(values, 90)) if len(values) else 0.0 for values in lights]
+    inner = int(radius)
+    while inner > 0.7 * radius and light[inner] < 0.9 * light[inner - 3]:
+        inner -= 1
+    return np.asarray(distance > inner)
 
 
 @lru_cache(maxsize=16)

@@ -95,7 +95,8 @@ def analyse_field(
     )
     clock.lap("quality")
 
-    cells = measure_cells(segmentation, height, width)
+    rim = background.surround(*segmentation.azure.shape) if background.has_surround else None
+    cells = measure_cells(segmentation, height, width, rim)
     clock.lap("measure")
 
     chosen = [i for i, cell in enumerate(cells) if cell.kind in (CellKind.NUCLEATED, CellKind.PLATELET)]

@@ -48,7 +48,9 @@ _LOBE_RADIUS_UM = 0.6
 _DETAIL_UM = 1.0
 
 
-def measure_cells(segmentation: Segmentation, height_px: int, width_px: int) -> tuple[Cell, ...]:
+def measure_cells(
+    segmentation: Segmentation, height_px: int, width_px: int, surround: NDArray[Any] | None = None
+) -> tuple[Cell, ...]:
     """Measure everything that segmentation found.
 
     Parameters
@@ -56,15 +58,20 @@ def measure_cells(segmentation: Segmentation, height_px: int, width_px: int) -> 
     segmentation : Segmentation
     height_px, width_px : int
         Size of the field, which the boxes are held to.
+    surround : (h, w) bool array, optional
+        What is no field, at the working scale: it cuts cells as the edge does.
 
     Returns
     -------
     tuple of Cell
         Numbered from 1, top to bottom by their centre.
     """
-    others = _nucleated_and_platelets(segmentation, height_px, width_px)
+    cut = None
+    if surround is not None:  # outlines are drawn up to two pixels within what is seen
+        cut = cv2.dilate(surround.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
+    others = _nucleated_and_platelets(segmentation, height_px, width_px, cut)
     cells = [tuple(measures.get(name, usual) for name, usual in _FIELDS.items()) for measures in others]
-    cells += _red_cells(segmentation, height_px, width_px)
+    cells += _red_cells(segmentation, height_px, width_px, cut)
     place = list(_FIELDS)
     cells.sort(key=itemgetter(place.index("row_px"), place.index("col_px")))
     return tuple(Cell(number, *measures) for number, measures in enumerate(cells, start=1))
@@ -74,7 +81,9 @@ _FIELDS = {field.name: field.default for field in fields(Cell)[1:]}
 """What a cell has besides its number, and what it is by default, in order: by position is twice as fast as by name."""
 
 
-def _red_cells(segmentation: Segmentation, height_px: int, width_px: int) -> list[tuple[Any, ...]]:
+def _red_cells(
+    segmentation: Segmentation, height_px: int, width_px: int, surround: NDArray[Any] | None
+) -> list[tuple[Any, ...]]:
     """Size, place and form of every red cell from its outline; what passes the edge of the field is cut off.
 
     One row per cell, as in ``_FIELDS``.
@@ -87,6 +96,9 @@ def _red_cells(segmentation: Segmentation, height_px: int, width_px: int) -> lis
     cut = (rows.min(axis=1) < 0.5) | (cols.min(axis=1) < 0.5)
     cut |= (rows.max(axis=1) > height - 0.5) | (cols.max(axis=1) > width - 0.5)
     rows, cols = np.clip(rows, 0, height), np.clip(cols, 0, width)
+    if surround is not None and len(rows):
+        at = np.minimum(rows.astype(int), height - 1), np.minimum(cols.astype(int), width - 1)
+        cut |= surround[at].any(axis=1)
     next_rows, next_cols = np.roll(rows, -1, axis=1), np.roll(cols, -1, axis=1)
     cross = cols * next_rows - next_cols * rows
     signed = cross.sum(axis=1) / 2
@@ -121,7 +133,9 @@ def _red_cells(segmentation: Segmentation, height_px: int, width_px: int) -> lis
     return list(zip(*(measured.get(name, len(area) * [usual[name]]) for name in _FIELDS), strict=True))
 
 
-def _nucleated_and_platelets(segmentation: Segmentation, height_px: int, width_px: int) -> list[dict[str, Any]]:
+def _nucleated_and_platelets(
+    segmentation: Segmentation, height_px: int, width_px: int, surround: NDArray[Any] | None
+) -> list[dict[str, Any]]:
     labels, nuclei = segmentation.cell_labels, segmentation.nuclei
     measured, boxes = _shapes(labels, segmentation, height_px, width_px)
     for index, (measures, kind) in enumerate(zip(measured, segmentation.kinds, strict=True)):
@@ -129,13 +143,15 @@ def _nucleated_and_platelets(segmentation: Segmentation, height_px: int, width_p
         measures["reason"] = segmentation.reasons[index]
         window = boxes[index]
         inside = labels[window] == index + 1
+        beyond = None if surround is None else surround[window]
+        measures["touches_edge"] = _reaches_edge(labels.shape, window, inside, beyond)
         level = cv2.mean(segmentation.density[window], inside.view(np.uint8))[:3]
         dyes = np.array(level) / DENSITY_UNIT @ _UNMIX
         measures["haematoxylin_od"], measures["eosin_od"] = float(dyes[0]), float(dyes[1])
         if kind is CellKind.NUCLEATED:
             nucleus = inside & nuclei[window]
-            edge = measures["touches_edge"] and _reaches_edge(labels.shape, window, nucleus)
-            measures["nucleus_touches_edge"] = bool(edge)
+            edge = measures["touches_edge"] and _reaches_edge(labels.shape, window, nucleus, beyond)
+            measures["nucleus_touches_edge"] = edge
             density = segmentation.density[window].astype(np.float32) / DENSITY_UNIT
             measures.update(_nucleus(inside, nucleus, density, segmentation.um_per_px))
     return measured
@@ -181,7 +197,6 @@ def _shapes(
                 "ymax_px": min(max(round(bottom * per_row), ymin + 1), height_px),
                 "xmax_px": min(max(round(right * per_col), xmin + 1), width_px),
                 "area_um2": float(area[index] * um**2),
-                "touches_edge": top == 0 or left == 0 or bottom == labels.shape[0] or right == labels.shape[1],
                 "equivalent_diameter_um": float(2 * np.sqrt(area[index] / np.pi) * um),
                 "circularity": float(circularity[index]),
                 "eccentricity": float(eccentricity[index]),
@@ -207,13 +222,17 @@ def _perimeters(framed: NDArray[Any], place: NDArray[Any], label: NDArray[Any], 
     return np.asarray(lengths)
 
 
-def _reaches_edge(shape: tuple[int, ...], window: tuple[slice, slice], mask: NDArray[Any]) -> bool:
+def _reaches_edge(
+    shape: tuple[int, ...], window: tuple[slice, slice], mask: NDArray[Any], surround: NDArray[Any] | None
+) -> bool:
+    """Whether a mask in a window of a picture meets the picture's edge, or what surrounds the field."""
     rows, cols = window
     return bool(
         (rows.start == 0 and mask[0].any())
         or (cols.start == 0 and mask[:, 0].any())
         or (rows.stop == shape[0] and mask[-1].any())
         or (cols.stop == shape[1] and mask[:, -1].any())
+        or (surround is not None and (mask & surround).any())
     )
 
 

@@ -276,7 +276,7 @@ def _red_cells(rgb: Pyramid, zoom: float, options: RedCellOptions, background: B
     distance to the outline in those directions where the outline is the cell's own: not where it touches or laps over
     another, nor where the picture ends. A cell counts that shows enough of a circle.
     """
-    small, zoom = _looked_at(rgb, zoom, options.window_px, background)
+    small, zoom, surround = _looked_at(rgb, zoom, options.window_px, background)
     smooth = cv2.GaussianBlur(small, (3, 3), 0)
     level = _outline_level(smooth, options)
     if level is None:
@@ -301,7 +301,7 @@ def _red_cells(rgb: Pyramid, zoom: float, options: RedCellOptions, background: B
     is_red &= blue - red > _purple(near[::2, ::2], mask[::2, ::2], options) * green
     if not is_red.any():
         return _NO_CELLS
-    diameter, free, scatter, is_strip = _circles(body, x[is_red], y[is_red], options)
+    diameter, free, scatter, is_strip = _circles(body, surround, x[is_red], y[is_red], options)
     chosen = (
         (free >= options.free)
         & (diameter > 0.7 * options.cell_px)
@@ -360,8 +360,12 @@ def _rays(cell_px: float) -> tuple[Array, Array, Array, Array]:
     return rows, cols, distance, np.stack([np.ones(24), *waves])
 
 
-def _circles(body: Array, x: Array, y: Array, options: RedCellOptions) -> tuple[Array, Array, Array, Array]:
+def _circles(
+    body: Array, surround: Array | None, x: Array, y: Array, options: RedCellOptions
+) -> tuple[Array, Array, Array, Array]:
     """Circles through the free parts of outlines round points (n,) deep inside a mask.
+
+    Where a mask ends with the picture, or at what surrounds the field, is no outline.
 
     Distances to the outline of a circle whose middle is off by a little are R + a cos + b sin.
 
@@ -375,6 +379,8 @@ def _circles(body: Array, x: Array, y: Array, options: RedCellOptions) -> tuple[
     basis = oval[:3]
     reach = math.ceil(distance[-1]) + 1
     outside, inside, unseen = 0, 1, 2
+    if surround is not None:
+        body = np.where(surround, np.uint8(unseen), body)
     framed = cv2.copyMakeBorder(body, reach, reach, reach, reach, cv2.BORDER_CONSTANT, value=unseen)
     wide = framed.shape[1]
     met = np.take(framed, ((y + reach) * wide + x + reach)[:, None, None] + (rows * wide + cols))
@@ -404,8 +410,11 @@ def _circles(body: Array, x: Array, y: Array, options: RedCellOptions) -> tuple[
     return 2.0 * fitted[:, 0], free.mean(axis=1), scatter, is_strip
 
 
-def _looked_at(rgb: Pyramid, zoom: float, window_px: int, background: Background | None) -> tuple[Array, float]:
-    """The middle of a picture at a zoom, at most ``window_px`` long either way, and the zoom that it really has."""
+def _looked_at(
+    rgb: Pyramid, zoom: float, window_px: int, background: Background | None
+) -> tuple[Array, float, Array | None]:
+    """The middle of a picture at a zoom, at most ``window_px`` long either way, the zoom that it really has, and where
+    it is no field (None if all is)."""
     level, rest, own = rgb.at(zoom)
     side = math.ceil(window_px / rest)
     height, width = (min(length, side) for length in level.shape[:2])
@@ -415,10 +424,13 @@ def _looked_at(rgb: Pyramid, zoom: float, window_px: int, background: Background
     zoom = own * size[0] / width
     small = cv2.resize(part, size, interpolation=cv2.INTER_LINEAR if rest <= 1 else cv2.INTER_CUBIC)
     if background is None:
-        return small, zoom
-    if (height, width) == level.shape[:2]:
-        return background.apply(small), zoom
-    return background.apply(small, top / own, left / own, zoom), zoom
+        return small, zoom, None
+    window = () if (height, width) == level.shape[:2] else (top / own, left / own, zoom)
+    surround = background.surround(*small.shape[:2], *window) if background.has_surround else None
+    if surround is not None:
+        # where the mask is soft, what it covers is still seen at its rim
+        surround = cv2.dilate(surround.view(np.uint8), np.ones((3, 3), np.uint8)) > 0
+    return background.apply(small, *window), zoom, surround
 
 
 def _outline_level(small: Array, options: RedCellOptions) -> float | None:
