@@ -15,10 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cbctool.errors import CalibrationError
-from cbctool.imaging.background import estimate_background, find_surround, normalise
+from cbctool.imaging.background import estimate_background, normalise
 from cbctool.imaging.flicker import find_bands
 from cbctool.imaging.pyramid import Pyramid, halved
 from cbctool.imaging.scale import RedCellOptions, RedCellScale, estimate_scale, resolve_scale
+from cbctool.imaging.surround import find_surround
 from cbctool.records import RED_CELL_UM, Scale, ScaleSource
 from cbctool.run.insult import InsultKind, apply_insult
 
@@ -154,6 +155,14 @@ def test_the_soft_rim_of_an_eyepiece_is_no_field():
     assert flat.surround[distance > 230].all()  # also where the rim meets the picture's edge
     assert not flat.surround[distance < 190].any()
     assert np.percentile(flat.rgb[is_background(rgb) & ~flat.surround], 2) > 240
+
+
+def test_something_round_and_black_at_the_border_is_no_eyepiece():
+    rgb = smear(shape=(480, 640))
+    cv2.circle(rgb, (0, 240), 90, (5, 5, 5), -1)
+    surround = find_surround(rgb)
+    assert surround[240, 20]
+    assert 0.02 < surround.mean() < 0.06
 
 
 def test_an_eyepiece_cuts_no_red_cell_smaller():

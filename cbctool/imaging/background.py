@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cbctool.imaging.flicker import find_bands
+from cbctool.imaging.surround import border_of, cropped, find_surround
 
 Array = NDArray[Any]
 
@@ -44,11 +45,6 @@ class BackgroundOptions:
         0.2.
     ridge : float
         Pull of the curved terms towards 0, as a share of all samples; keeps a surface seen through few gaps flat.
-    surround_level : float
-        The surround of an eyepiece is darker than this share of the field's light end in every channel; the darkest
-        nuclei of the three sets keep 0.3 in blue.
-    surround_share : float
-        A dark border smaller than this share of the picture is left alone (it may be a cell), but for the corners.
     label_share : float
         White that is found in no more than this share of the tiles was put into the picture: glass lies everywhere.
     local_sigma : float
@@ -71,8 +67,6 @@ class BackgroundOptions:
     admit: float = 0.10
     hue: float = 0.08
     ridge: float = 0.0005
-    surround_level: float = 0.20
-    surround_share: float = 0.01
     label_share: float = 0.3
     local_sigma: float = 0.10
     blue_kept: float = 0.3
@@ -275,9 +269,9 @@ def estimate_background(rgb: Array, options: BackgroundOptions | None = None) ->
     shape = (max(1, round(height / step)), max(1, round(width / step)))
     sample = cv2.resize(rgb, shape[::-1], interpolation=cv2.INTER_NEAREST)
 
-    outside = find_surround(sample, options)
-    around, longer = _border(outside), max(shape)
-    sample, outside_seen = (_cropped(one, around) for one in (sample, outside))
+    outside = find_surround(sample)
+    around, longer = border_of(outside), max(shape)
+    sample, outside_seen = (cropped(one, around) for one in (sample, outside))
     shape = sample.shape[:2]
     basis = _basis(*shape)
     cells = tuple(max(1, min(length, round(length * options.grid / longer))) for length in shape)
@@ -317,21 +311,6 @@ def estimate_background(rgb: Array, options: BackgroundOptions | None = None) ->
     return Background(height, width, levels, outside, (red, green, blue), cover, spread, black, clipped)
 
 
-def _border(outside: Array) -> tuple[int, int, int, int]:
-    """Rows and columns at the top, bottom, left and right of a picture that are no field at all."""
-    ends = (np.flatnonzero(~outside.all(axis=axis)) for axis in (1, 0))
-    (top, bottom), (left, right) = (
-        ((end[0], len(line) - 1 - end[-1]) if len(end) else (0, 0))
-        for end, line in zip(ends, (outside, outside.T), strict=True)
-    )
-    return int(top), int(bottom), int(left), int(right)
-
-
-def _cropped(picture: Array, around: tuple[int, int, int, int]) -> Array:
-    top, bottom, left, right = around
-    return picture[top : picture.shape[0] - bottom, left : picture.shape[1] - right]
-
-
 def _black(sample: Array, levels: Array, inside: Array, options: BackgroundOptions) -> tuple[float, float, float]:
     """Share of the background's light (R, G, B) that a camera which stretched its levels shows as black; else 0."""
     blue, kept = sample[..., 2], options.blue_kept * levels[..., 2]
@@ -357,74 +336,6 @@ def _find_label(sample: Array, options: BackgroundOptions) -> Array:
     if not tiles.any() or tiles.mean() > options.label_share:
         return np.zeros(white.shape, bool)
     return np.asarray(cv2.dilate(white, np.ones((3, 3), np.uint8)) > 0)
-
-
-def find_surround(rgb: Array, options: BackgroundOptions | None = None) -> Array:
-    """Mask of a black surround: the wall of the tube when a camera looks into an eyepiece.
-
-    Parameters
-    ----------
-    rgb : (H, W, 3) uint8 array
-    options : BackgroundOptions, optional
-
-    Returns
-    -------
-    (H, W) bool array
-        Dark regions that touch the border, with a margin of 2 % for their soft rim. All False where there are none.
-    """
-    options = options or BackgroundOptions()
-    red, green, blue = cv2.split(rgb)
-    brightest = cv2.max(cv2.max(red, green), blue)
-    light_end = np.searchsorted(np.cumsum(np.bincount(brightest.ravel())), 0.95 * brightest.size)
-    dark = (brightest < options.surround_level * light_end).astype(np.uint8)
-    nothing = np.zeros(dark.shape, bool)
-    if not dark.any():
-        return nothing
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(dark, connectivity=4)
-    border = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
-    corners = labels[[0, 0, -1, -1], [0, -1, 0, -1]]  # where a wide eyepiece leaves little black
-    large = [
-        label
-        for label in np.unique(border)
-        if label != 0 and (label in corners or stats[label, cv2.CC_STAT_AREA] >= options.surround_share * dark.size)
-    ]
-    if not large:
-        return nothing
-    mask = np.isin(labels, large).astype(np.uint8)
-    round_field = _eyepiece(mask, brightest)
-    if round_field is not None:
-        return round_field
-    margin = max(1, round(0.02 * max(mask.shape)))
-    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * margin + 1, 2 * margin + 1))
-    return np.asarray(cv2.dilate(mask, kernel) > 0)
-
-
-def _eyepiece(surround: Array, brightness: Array) -> Array | None:
-    """What lies beyond the field of an eyepiece and its soft rim, (h, w) bool; None if the field is not round."""
-    rim = cv2.dilate(surround, np.ones((3, 3), np.uint8)) - surround
-    rim[[0, -1]] = rim[:, [0, -1]] = 0  # the picture's own edge is no rim
-    y, x = (place.astype(np.float64) for place in np.nonzero(rim))
-    on_circle = np.ones(len(x), bool)
-    for _ in range(4):  # without what else is dark there
-        if np.count_nonzero(on_circle) < 12:
-            return None
-        terms = np.stack([x, y, np.ones_like(x)], axis=1)[on_circle]
-        across, down, rest = np.linalg.lstsq(terms, (x * x + y * y)[on_circle], rcond=None)[0]
-        centre = (down / 2, across / 2)
-        radius = math.sqrt(max(rest + centre[0] ** 2 + centre[1] ** 2, 0.0))
-        off = np.abs(np.hypot(y - centre[0], x - centre[1]) - radius)
-        on_circle = off < max(1.5, 0.03 * radius)
-    if on_circle.mean() < 0.8 or radius > 2 * max(surround.shape):
-        return None
-    rows, cols = np.ogrid[: surround.shape[0], : surround.shape[1]]
-    distance = np.hypot(rows - centre[0], cols - centre[1])
-    ring = distance.astype(int)
-    lights = [brightness[ring == step] for step in range(int(radius) + 1)]
-    light = [float(np.percentile(values, 90)) if len(values) else 0.0 for values in lights]
-    inner = int(radius)
-    while inner > 0.7 * radius and light[inner] < 0.9 * light[inner - 3]:
-        inner -= 1
-    return np.asarray(distance > inner)
 
 
 @lru_cache(maxsize=16)
@@ -516,7 +427,7 @@ def _fit_tiles(
     lightest = (tiles >= ordered[:, middle, np.newaxis]).astype(np.float32)
     means = (lightest[:, np.newaxis] @ tiled(log_levels))[:, 0] / lightest.sum(axis=1, keepdims=True)
     hues = _hue(means).T  # (2, tiles)
-    basis, column = _basis(rows, cols), value[:, np.newaxis]
+    basis, both = _basis(rows, cols), np.column_stack([value, means])
 
     # Grown from the lightest tiles over those that agree: right when a cell fills many of them. Hue is a surface, too:
     # lenses shade it, and lamps that stand askew.
@@ -529,8 +440,8 @@ def _fit_tiles(
         before, chosen = chosen, alike & (np.abs(value - grown @ basis) < options.admit)
         if chosen.sum() < 3 or np.array_equal(chosen, before):
             break
-        grown = _fit(basis, column, chosen, options.ridge)[0]
-        hue = _hue(_fit(basis, means, chosen, options.ridge).T).T
+        grown, *colour = _fit(basis, both, chosen, options.ridge)
+        hue = _hue(np.stack(colour, axis=1)).T
     if chosen.mean() > 0.8:
         return grown, hue
     # Shrunk from all tiles of that hue, forgetting the dark ones: right when vignetting is strong. The surface that
@@ -538,7 +449,7 @@ def _fit_tiles(
     weight = alike.astype(np.float32)
     shrunk = grown
     for _ in range(8):
-        shrunk = _fit(basis, column, weight, options.ridge)[0]
+        shrunk = _fit(basis, both[:, :1], weight, options.ridge)[0]
         lack = np.maximum(shrunk @ basis - value, 0.0) / (0.5 * options.admit)
         weight = alike / (1.0 + lack**2)
     explained = [int((alike & (np.abs(value - c @ basis) < options.admit)).sum()) for c in (grown, shrunk)]
