@@ -18,7 +18,8 @@ from cbctool.errors import CalibrationError
 from cbctool.imaging.background import estimate_background, normalise
 from cbctool.imaging.flicker import find_bands
 from cbctool.imaging.pyramid import Pyramid, halved
-from cbctool.imaging.scale import RedCellOptions, RedCellScale, estimate_scale, resolve_scale
+from cbctool.imaging.scale import RedCellOptions, RedCellScale, estimate_scale
+from cbctool.imaging.scale_choice import pool_scales, resolve_scale, scales_by_slide
 from cbctool.imaging.surround import find_surround
 from cbctool.records import RED_CELL_UM, Scale, ScaleSource
 from cbctool.run.insult import InsultKind, apply_insult
@@ -448,6 +449,36 @@ def test_order_of_trust(given_scale, metadata, own, slide, expected):
         assert math.isnan(scale.red_cell_um_per_px)
     else:
         assert (scale.red_cells, scale.red_cell_um_per_px) == (own.n_single_red_cells, own.um_per_px)
+
+
+def by_red_cells(um_per_px, uncertainty=0.08):
+    return Scale(um_per_px, ScaleSource.RED_CELLS, uncertainty, 8, um_per_px)
+
+
+def test_fields_taken_alike_tell_their_slides_scale_better_than_one():
+    assert pool_scales([]) is None
+    pooled = pool_scales([by_red_cells(um) for um in (0.1, 0.104, 0.096, 0.09, 0.109)])
+    assert (pooled.um_per_px, pooled.source, pooled.red_cells) == (0.1, ScaleSource.SLIDE, 40)
+    assert 0.03 < pooled.uncertainty < 0.06
+    apart = pool_scales([by_red_cells(um, 0.04) for um in (0.1, 0.1, 0.2, 0.2, 0.13)])
+    assert apart.uncertainty > 0.2
+
+
+def test_fields_that_few_red_cells_tell_worse_than_their_slide_take_its_scale():
+    many = {i: (by_red_cells(0.1), (480, 640)) for i in range(12)}
+    fields = many | {
+        12: (by_red_cells(0.12), (480, 640)),
+        13: (by_red_cells(0.102), (480, 640)),  # near enough
+        14: (by_red_cells(0.2, 0.035), (480, 640)),  # another objective
+        15: (by_red_cells(0.12), (960, 1280)),  # another camera
+        16: (Scale(0.12, ScaleSource.METADATA), (480, 640)),
+        17: (None, (0, 0)),
+    }
+    chosen = scales_by_slide(fields)
+    assert set(chosen) == {12, 17}
+    assert chosen[12].um_per_px == pytest.approx(0.1, rel=0.01)
+    assert chosen[12].source is ScaleSource.SLIDE
+    assert scales_by_slide({0: (None, (0, 0))}) == {}
 
 
 def test_disagreement_is_a_warning_and_agreement_is_none():

@@ -33,7 +33,6 @@ from cbctool.run.pipeline import (
     SlideFailed,
     file_sizes,
     hash_inputs,
-    slide_scale,
 )
 from cbctool.run.pool import LocalPool, Pool
 
@@ -383,10 +382,6 @@ def test_a_whole_slide_file_of_many_files_is_told_by_all_of_them(tmp_path: Path)
     assert file_sizes(slide) == (5, 6)
     (tmp_path / "scan" / "Data0000.dat").write_bytes(b"others")
     assert hash_inputs(slide) != before
-
-
-def test_a_slides_scale_is_the_median_of_its_fields() -> None:
-    assert slide_scale([]) is None
 
 
 def test_exit_codes_of_a_report() -> None:

@@ -14,7 +14,8 @@ from cbctool.imaging.crop import crop_windows, thumbnail_jpegs
 from cbctool.imaging.measure import measure_cells
 from cbctool.imaging.pyramid import Pyramid
 from cbctool.imaging.quality import QualityOptions, assess_field
-from cbctool.imaging.scale import estimate_scale, resolve_scale
+from cbctool.imaging.scale import estimate_scale
+from cbctool.imaging.scale_choice import resolve_scale
 from cbctool.imaging.segment import Segmentation, SegmentOptions, segment, working_copy
 from cbctool.records import CellKind, Field, FieldResult, FieldSummary, Scale, ScaleSource
 

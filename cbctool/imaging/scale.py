@@ -1,4 +1,4 @@
-"""Physical scale of a field: how large its red cells are, and which of several scales to believe."""
+"""Physical scale of a field: how large its red cells are."""
 
 from __future__ import annotations
 
@@ -13,12 +13,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from cbctool.errors import CalibrationError
 from cbctool.imaging.background import Background
-from cbctool.imaging.headers import CREDIBLE_UM_PER_PX
 from cbctool.imaging.pyramid import Pyramid, halved
 from cbctool.imaging.split import fill_holes
-from cbctool.records import RED_CELL_UM, Scale, ScaleSource
+from cbctool.records import RED_CELL_UM
 
 logger = logging.getLogger(__name__)
 
@@ -448,95 +446,3 @@ def _outline_level(small: Array, options: RedCellOptions) -> float | None:
         if threshold == before:
             break
     return 255.0 * math.exp(-threshold)
-
-
-@dataclass(frozen=True)
-class ScaleOptions:
-    """When a scale is believed.
-
-    Attributes
-    ----------
-    min_um_per_px, max_um_per_px : float
-        Metadata outside are those of a screen or a printer (72-300 dpi is 85-350 um/px), not of a microscope: a 100x
-        objective and a small pixel give 0.02 um/px, a 10x objective about 1.
-    disagreement : float
-        Metadata and red cells that differ by more than this share are both reported, with a warning. Microcytic and
-        macrocytic blood stays within 10 % of 7.5 um; a wrong objective is off by 1.6 or more.
-    uncertain : float
-        A field whose own estimate is less certain than this takes its slide's, if that is more certain.
-    """
-
-    min_um_per_px: float = CREDIBLE_UM_PER_PX[0]
-    max_um_per_px: float = CREDIBLE_UM_PER_PX[1]
-    disagreement: float = 0.20
-    uncertain: float = 0.06
-
-
-def resolve_scale(
-    given: float | None,
-    metadata: float | None,
-    red_cells: RedCellScale | None,
-    slide: Scale | None = None,
-    name: str = "field",
-    options: ScaleOptions | None = None,
-) -> tuple[Scale, tuple[str, ...]]:
-    """Choose a field's scale: what the user gave, else credible metadata, else its red cells, else its slide's scale.
-
-    Parameters
-    ----------
-    given : float or None
-        um/px from the command line or the slide sheet.
-    metadata : float or None
-        um/px that the file states.
-    red_cells : RedCellScale or None
-        Estimate from the field's own red cells.
-    slide : Scale or None
-        Scale of the slide's other fields.
-    name : str
-        Name of the field, for messages.
-    options : ScaleOptions, optional
-
-    Returns
-    -------
-    scale : Scale
-    warnings : tuple of str
-        What the reader of the report should know.
-
-    Raises
-    ------
-    CalibrationError
-        If there is no scale.
-    """
-    options = options or ScaleOptions()
-    if given is not None and not (math.isfinite(given) and given > 0):
-        raise ValueError(f"um_per_px must be positive, got {given}")
-    cells, own = (red_cells.n_single_red_cells, red_cells.um_per_px) if red_cells else (0, math.nan)
-    warnings: list[str] = []
-    if metadata is not None and not options.min_um_per_px <= metadata <= options.max_um_per_px:
-        warnings.append(f"{name}: the file states {metadata:g} um/px, which no microscope gives; it is not used.")
-        metadata = None
-    stated, source = (given, ScaleSource.GIVEN) if given is not None else (metadata, ScaleSource.METADATA)
-    if stated is not None:
-        if (
-            red_cells
-            and abs(math.log(stated / own)) > math.log1p(options.disagreement) + red_cells.relative_uncertainty
-        ):
-            said = "given" if source is ScaleSource.GIVEN else "stated by the file"
-            warnings.append(
-                f"{name}: the scale {said}, {stated:.4g} um/px, and the {own:.4g} um/px from {cells} single red cells "
-                f"differ by {100 * abs(stated / own - 1):.0f} %. Check which objective was used."
-            )
-        return Scale(stated, source, 0.0, cells, own), tuple(warnings)
-    if red_cells and not (
-        slide
-        and red_cells.relative_uncertainty > options.uncertain
-        and slide.uncertainty < red_cells.relative_uncertainty
-    ):
-        return Scale(own, ScaleSource.RED_CELLS, red_cells.relative_uncertainty, cells, own), tuple(warnings)
-    if slide:
-        return Scale(slide.um_per_px, ScaleSource.SLIDE, slide.uncertainty, cells, own), tuple(warnings)
-    raise CalibrationError(
-        f"{name}: no physical scale: none was given, the file states no credible one, and there are too few single "
-        "red cells to measure it.",
-        "Pass --um-per-px (0.06-0.25 for 100x to 40x objectives) or add um_per_px to the slide sheet.",
-    )

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-import statistics
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from cbctool.imaging.background import normalise
 from cbctool.imaging.field import ImagingOptions, analyse_field
 from cbctool.imaging.headers import EXTENSIONS
 from cbctool.imaging.read import read_field
+from cbctool.imaging.scale_choice import scales_by_slide
 from cbctool.imaging.segment import Segmentation, segment
 from cbctool.records import CROP_PX, Cell, CellKind, Field, Prediction, Scale, ScaleSource, Scores
 from cbctool.run.insult import Insult, InsultKind, apply_insult
@@ -52,6 +52,8 @@ class Findings:
     scale_source : str
     red_cell_um_per_px : float
         What the picture's own red cells say, NaN where they were not asked or too few.
+    scale : Scale or None
+        What the picture was judged with, in its pixels.
     cells : tuple of Cell
         Positions in pixels of that picture.
     crops, crop_cells : arrays
@@ -80,6 +82,7 @@ class Findings:
     um_per_px: float = math.nan
     scale_source: str = ""
     red_cell_um_per_px: float = math.nan
+    scale: Scale | None = None
     cells: tuple[Cell, ...] = ()
     crops: NDArray[Any] = field(default_factory=lambda: np.zeros((0, CROP_PX, CROP_PX, 3), np.uint8))
     crop_cells: NDArray[Any] = field(default_factory=lambda: np.zeros(0, np.intp))
@@ -148,8 +151,8 @@ def find_cells(
 ) -> tuple[Findings, ...]:
     """Read, calibrate, segment and measure pictures.
 
-    A picture without enough single red cells borrows the scale of the others in its folder, as ``analyze`` does
-    within a slide.
+    A picture without enough single red cells takes the scale of the others in its folder, as ``analyze`` does within a
+    slide.
 
     Parameters
     ----------
@@ -195,13 +198,13 @@ def find_cells(
         found.append(result)
         if progress:
             progress(len(found), len(tasks))
-    scales = _folder_scales(found)
-    again = [i for i, f in enumerate(found) if f.no_scale and _group(f) in scales]
-    if again:
-        logger.info("%d pictures borrow the scale of their folder", len(again))
-        borrowed = [replace(tasks[i], slide_scale=_in_pixels_of(scales[_group(found[i])], tasks[i])) for i in again]
-        for i, result in zip(again, _each(borrowed, jobs), strict=True):
-            found[i] = result
+    scales = _scales_by_folder(found)
+    if scales:
+        logger.info("%d pictures take the scale of their folder", len(scales))
+        again = [replace(tasks[i], slide_scale=_in_pixels_of(scale, tasks[i])) for i, scale in scales.items()]
+        for i, result in zip(scales, _each(again, jobs), strict=True):
+            if not result.error or found[i].error:
+                found[i] = result
     return tuple(found)
 
 
@@ -272,6 +275,7 @@ def _look(task: _Task) -> Findings:
         scale.um_per_px,
         scale.source.value,
         scale.um_per_px if scale.source is ScaleSource.RED_CELLS else scale.red_cell_um_per_px,
+        scale,
         result.cells,
         result.crops,
         result.crop_cells,
@@ -315,19 +319,18 @@ def _enlarged_and_packed(mask: NDArray[Any], shape: tuple[int, ...]) -> NDArray[
     return np.packbits(grown >= 0.5, axis=1)
 
 
-def _group(f: Findings) -> Path:
-    return f.path.parent
+def _scales_by_folder(found: Sequence[Findings]) -> dict[int, Scale]:
+    """Which pictures take a scale of their folder, and which, in pixels of their files: a resize goes by factors."""
+    folders: dict[Path, dict[int, tuple[Scale | None, tuple[int, int]]]] = defaultdict(dict)
+    for i, f in enumerate(found):
+        if f.scale is not None:
+            size = round(f.height_px / f.factor_row), round(f.width_px / f.factor_col)
+            folders[f.path.parent][i] = replace(f.scale, um_per_px=f.scale.um_per_px * f.factor_col), size
+        elif f.no_scale:
+            folders[f.path.parent][i] = None, (0, 0)
+    return {i: scale for folder in folders.values() for i, scale in scales_by_slide(folder).items()}
 
 
-def _folder_scales(found: Iterable[Findings]) -> dict[Path, float]:
-    """Median um/px of each folder's pictures, in pixels of their files (a resize goes by factors of its own)."""
-    scales: dict[Path, list[float]] = defaultdict(list)
-    for f in found:
-        if math.isfinite(f.um_per_px):
-            scales[_group(f)].append(f.um_per_px * f.factor_col)
-    return {folder: statistics.median(values) for folder, values in scales.items()}
-
-
-def _in_pixels_of(um_per_px: float, task: _Task) -> Scale:
+def _in_pixels_of(scale: Scale, task: _Task) -> Scale:
     factor = task.setting[0] if task.insult is InsultKind.RESIZE else 1.0
-    return Scale(um_per_px / factor, ScaleSource.SLIDE)
+    return replace(scale, um_per_px=scale.um_per_px / factor)

@@ -13,7 +13,6 @@ import contextlib
 import dataclasses
 import logging
 import os
-import statistics
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
@@ -26,7 +25,8 @@ import numpy as np
 
 from cbctool import __version__
 from cbctool.errors import CalibrationError, CbctoolError, OutputError, WeightsError
-from cbctool.records import Failure, FieldResult, Scale, ScaleSource, Scores, Slide, TileMap
+from cbctool.imaging.scale_choice import scales_by_slide
+from cbctool.records import Failure, Scores, Slide, TileMap
 from cbctool.run import manifest
 from cbctool.run.discover import field_name, folder_name, slide_files
 from cbctool.run.parcel import Parcel, Shelf
@@ -152,6 +152,8 @@ class _SlideInHand:
         self.scores: dict[int, Scores] = {}
         self.failures: dict[int, Failure] = {}
         self.without_scale: dict[int, CalibrationError] = {}
+        self.before: dict[int, tuple[Parcel, Scores | None]] = {}  # of fields that are analysed again
+        self.scaled_again = False
         self.stages: dict[str, float] = {}
         self.shelf: Shelf | None = None
         self.began = time.monotonic()
@@ -164,6 +166,11 @@ class _SlideInHand:
     def analysed(self) -> bool:
         """Whether every field has come back, one way or the other."""
         return len(self.parcels) + len(self.failures) + len(self.without_scale) == len(self.tasks)
+
+    def set_aside(self, index: int) -> None:
+        """Have a field come back once more; what is known of it stands where that fails."""
+        if index in self.parcels:
+            self.before[index] = self.parcels.pop(index), self.scores.pop(index, None)
 
     @property
     def scored(self) -> bool:
@@ -393,7 +400,15 @@ class _Run:
             for stage, seconds in parcel.result.seconds.items():
                 in_hand.stages[stage] = in_hand.stages.get(stage, 0.0) + seconds
             self.unscored.append((in_hand, index))
-            yield FieldsProgress(1, parcel.count)
+            yield FieldsProgress(*((0, 0) if in_hand.before.pop(index, None) else (1, parcel.count)))
+        if index in in_hand.before:
+            logger.info("%s/%s: stays with its own scale", task.slide, task.name)
+            del in_hand.failures[index]
+            in_hand.parcels[index], scores = in_hand.before.pop(index)
+            if scores is None:
+                self.unscored.append((in_hand, index))
+            else:
+                in_hand.scores[index] = scores
         if index in in_hand.failures:
             failure = in_hand.failures[index]
             logger.warning("%s/%s: %s. %s", failure.slide, failure.path, failure.error.rstrip("."), failure.advice)
@@ -402,19 +417,10 @@ class _Run:
             yield from self._all_fields_back(in_hand)
 
     def _all_fields_back(self, in_hand: _SlideInHand) -> Iterator[Outcome]:
-        if in_hand.without_scale:
-            scale = slide_scale(parcel.result for parcel in in_hand.parcels.values())
-            for index, error in sorted(in_hand.without_scale.items()):
-                task = in_hand.tasks[index]
-                if scale is None:
-                    in_hand.failures[index] = failure_of(task.slide, task.name, error)
-                    logger.warning("%s/%s: %s", task.slide, task.name, error)
-                    yield FieldsProgress(1, 0)
-                else:
-                    in_hand.tasks[index] = dataclasses.replace(task, slide_scale=scale)
-                    self.ready.append((in_hand, index))
-            in_hand.without_scale.clear()
-            if scale is not None:
+        if not in_hand.scaled_again:
+            in_hand.scaled_again = True
+            yield from self._scale_by_slide(in_hand)
+            if not in_hand.analysed:
                 return
         if not in_hand.parcels:
             yield SlideFailed(in_hand.slide, _in_order(in_hand.failures))
@@ -422,6 +428,30 @@ class _Run:
             self._report(in_hand)
         else:
             self.waiting.add(id(in_hand))
+
+    def _scale_by_slide(self, in_hand: _SlideInHand) -> Iterator[Outcome]:
+        """Have fields that have no scale, or a poorer one than their slide, analysed again with the slide's."""
+        summaries = {index: parcel.result.summary for index, parcel in in_hand.parcels.items()}
+        scales = scales_by_slide(
+            {
+                **{index: (one.scale, (one.height_px, one.width_px)) for index, one in summaries.items()},
+                **dict.fromkeys(in_hand.without_scale, (None, (0, 0))),
+            }
+        )
+        for index, error in sorted(in_hand.without_scale.items()):
+            if index not in scales:
+                task = in_hand.tasks[index]
+                in_hand.failures[index] = failure_of(task.slide, task.name, error)
+                logger.warning("%s/%s: %s", task.slide, task.name, error)
+                yield FieldsProgress(1, 0)
+        in_hand.without_scale.clear()
+        for index, scale in sorted(scales.items()):
+            in_hand.set_aside(index)
+            in_hand.tasks[index] = dataclasses.replace(in_hand.tasks[index], slide_scale=scale)
+            self.ready.append((in_hand, index))
+        self.unscored = [(one, index) for one, index in self.unscored if one is not in_hand or index not in scales]
+        if scales:
+            logger.info("%s: %d field(s) again, with the slide's scale", in_hand.slide.name, len(scales))
 
     # -------------------------------------------------------------------------------------------------------- scoring
 
@@ -595,16 +625,3 @@ def field_tasks(slide: Slide) -> tuple[list[FieldTask], TileMap | None]:
     finally:
         opened.close()
     return [FieldTask(slide.name, tile.name, path, slide.um_per_px, tile=tile) for tile in tiles], drawn
-
-
-def slide_scale(results: Iterable[FieldResult]) -> Scale | None:
-    """Scale for a field that has none of its own: the median of the slide's other fields."""
-    scales = [result.summary.scale for result in results]
-    if not scales:
-        return None
-    values = [scale.um_per_px for scale in scales]
-    middle = statistics.median(values)
-    spread = statistics.median(abs(value - middle) for value in values) / middle
-    # 1.4826: median absolute deviation to standard deviation, for a normal distribution.
-    uncertainty = max(1.4826 * spread, statistics.median(scale.uncertainty for scale in scales))
-    return Scale(middle, ScaleSource.SLIDE, uncertainty, sum(scale.red_cells for scale in scales))
