@@ -105,15 +105,19 @@ def test_the_bands_of_a_flickering_lamp_are_taken_away(sideways, bands):
     assert np.abs(window.astype(int) - flat[100:160, 200:260]).max() <= 3
 
 
-def test_rows_of_cells_are_no_bands():
-    residual = np.where(np.arange(72)[:, np.newaxis] // 6 % 2, -0.02, 0.0) * np.ones((72, 96))
-    residual += np.random.default_rng(0).normal(0, 0.01, residual.shape)
-    everything = np.ones(residual.shape, bool)
-    assert find_bands(residual - 0.05 * (residual < -0.01), everything) is not None
-    half = residual.copy()
-    half[:, 48:] = np.random.default_rng(1).normal(0, 0.02, (72, 48))  # on one side alone
+def test_what_goes_up_and_down_on_one_side_alone_is_no_band():
+    noise = np.random.default_rng(0).normal(0, 0.01, (72, 96))
+    wave = 0.04 * np.sin(np.arange(72) / 3)[:, np.newaxis]
+    everything = np.ones(noise.shape, bool)
+    bands = find_bands(noise + wave, everything)
+    assert bands.shape == (72, 1)
+    assert np.abs(bands - wave).max() < 0.02
+    assert find_bands((noise + wave).T, everything.T).shape == (1, 72)
+    half = noise.copy()
+    half[:, :48] += wave
     assert find_bands(half, everything) is None
-    assert find_bands(residual, np.zeros(residual.shape, bool)) is None
+    assert find_bands(noise + 0.3 * wave, everything) is None  # nothing to be gained
+    assert find_bands(noise + wave, np.zeros(noise.shape, bool)) is None
 
 
 def test_a_cell_that_fills_half_the_field_is_not_background():
