@@ -15,6 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 from slides import weights_info
 from written import numbers, table
@@ -88,6 +90,67 @@ def test_a_slide_of_many_fields_waits_on_the_disk_and_gives_the_same(
         analysed[0] / "two-fields" / "overlay_2.jpg"
     ).read_bytes()
     assert not list(out.glob(".*"))
+
+
+def discs(places: list[tuple[int, int]], diameter: int) -> Any:
+    """A field with red cells at (row, col)."""
+    rgb = np.full((300, 400, 3), (205, 212, 210), np.uint8)
+    for row, col in places:
+        cv2.circle(rgb, (col, row), diameter // 2, (160, 165, 190), -1, cv2.LINE_AA)
+    return cv2.GaussianBlur(rgb, (0, 0), 0.8)
+
+
+@pytest.fixture
+def uneven_slide(tmp_path: Path) -> Slide:
+    """A slide of one camera: three fields with many red cells, one with three that the edge halves, and are small."""
+    folder = tmp_path / "slides" / "uneven"
+    folder.mkdir(parents=True)
+    for name in "abc":
+        cv2.imwrite(
+            str(folder / f"{name}.png"), discs([(r, c) for r in range(40, 280, 60) for c in range(40, 390, 60)], 40)
+        )
+    cv2.imwrite(str(folder / "few.png"), discs([(0, 100), (0, 300), (299, 200)], 34))
+    return discover_slides(folder.parent).slides[0]
+
+
+def scales(out: Path) -> dict[str, tuple[str, float]]:
+    fields = json.loads((out / "uneven" / "result.json").read_text(encoding="utf-8"))["fields"]
+    return {field["name"]: (field["scale"]["source"], field["scale"]["um_per_px"]) for field in fields}
+
+
+def test_a_field_with_few_red_cells_is_analysed_again_with_its_slides_scale(
+    uneven_slide: Slide, tmp_path: Path
+) -> None:
+    with Analyser(Settings(out=tmp_path / "out", jobs=1)) as analyser:
+        outcomes = list(analyser.run([uneven_slide]))
+    assert sum(one.fields for one in outcomes if isinstance(one, pipeline.FieldsProgress)) == 4
+    (done,) = (one for one in outcomes if isinstance(one, SlideDone))
+    assert (done.fields, done.failures) == (4, ())
+    found = scales(tmp_path / "out")
+    assert {source for source, _ in found.values()} == {"red_cells", "slide"}
+    assert found["few.png"] == ("slide", pytest.approx(found["a.png"][1], rel=1e-6))
+
+
+def test_a_field_that_fails_the_second_time_stays_with_its_own_scale(
+    uneven_slide: Slide, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit = pipeline._Run._submit
+
+    def only_once(run: Any, in_hand: Any, index: int, attempt: int = 1) -> None:
+        if in_hand.tasks[index].slide_scale is None:
+            submit(run, in_hand, index, attempt)
+        else:
+            lost: Future[Any] = Future()
+            lost.set_exception(TimeoutError())
+            run.fields[lost] = (in_hand, index, attempt)
+
+    monkeypatch.setattr(pipeline._Run, "_submit", only_once)
+    with Analyser(Settings(out=tmp_path / "out", jobs=1)) as analyser:
+        outcomes = list(analyser.run([uneven_slide]))
+    assert sum(one.fields for one in outcomes if isinstance(one, pipeline.FieldsProgress)) == 4
+    (done,) = (one for one in outcomes if isinstance(one, SlideDone))
+    assert (done.fields, done.failures) == (4, ())
+    assert {source for source, _ in scales(tmp_path / "out").values()} == {"red_cells"}
 
 
 def test_a_run_that_breaks_off_leaves_nothing_on_the_disk(
