@@ -145,6 +145,7 @@ FAR_FROM_POINTS: Seen = {
         "Im001_1.jpg": ((672, 33),),
         "Im005_1.jpg": ((58, 10),),
         "Im013_1.jpg": ((124, 12),),
+        "Im019_1.jpg": ((5, 126),),
         "Im049_1.jpg": ((874, 1273),),
         "Im051_1.jpg": ((21, 791), (943, 373)),
         "Im053_1.jpg": ((959, 1121),),
@@ -189,11 +190,14 @@ PLATELETS: Seen = {
         "BloodImage_00275.jpg": ((252, 6),),
         "BloodImage_00301.jpg": ((318, 158),),
         "BloodImage_00335.jpg": ((246, 210),),
+        "BloodImage_00347.jpg": ((414, 318),),
     },
     "rim of a red cell": {
+        "BloodImage_00216.jpg": ((397, 532),),
         "BloodImage_00302.jpg": ((58, 8),),
         "BloodImage_00326.jpg": ((454, 608),),
         "BloodImage_00330.jpg": ((476, 236),),
+        "BloodImage_00398.jpg": ((474, 8),),
     },
     "precipitate": {
         "BloodImage_00378.jpg": ((276, 162), (344, 144)),
