@@ -117,6 +117,7 @@ def test_what_goes_up_and_down_on_one_side_alone_is_no_band():
     half[:, :48] += wave
     assert find_bands(half, everything) is None
     assert find_bands(noise + 0.3 * wave, everything) is None  # nothing to be gained
+    assert find_bands((noise + wave)[:40, :40], everything[:40, :40]) is None  # a single cell's window
     assert find_bands(noise + wave, np.zeros(noise.shape, bool)) is None
 
 

@@ -45,6 +45,9 @@ class BackgroundOptions:
         0.2.
     ridge : float
         Pull of the curved terms towards 0, as a share of all samples; keeps a surface seen through few gaps flat.
+    steep_px : int
+        Smaller pictures get no fourth order: they are windows round single cells, which show too little ground for it
+        and none of a lens's corners.
     label_share : float
         White that is found in no more than this share of the tiles was put into the picture: glass lies everywhere.
     local_sigma : float
@@ -67,6 +70,7 @@ class BackgroundOptions:
     admit: float = 0.10
     hue: float = 0.08
     ridge: float = 0.0005
+    steep_px: int = 48
     label_share: float = 0.3
     local_sigma: float = 0.10
     blue_kept: float = 0.3
@@ -274,13 +278,14 @@ def estimate_background(rgb: Array, options: BackgroundOptions | None = None) ->
     sample, outside_seen = (cropped(one, around) for one in (sample, outside))
     shape = sample.shape[:2]
     basis = _basis(*shape)
+    ridge = options.ridge * np.array([0.0, 0.5, 0.5, 1.0, 1.0, 1.0, 1.0 if min(shape) >= options.steep_px else 1e6])
     cells = tuple(max(1, min(length, round(length * options.grid / longer))) for length in shape)
 
     log_levels = np.log(np.maximum(sample, 1).astype(np.float32)).reshape(-1, 3)
     lightness = log_levels @ _LIGHTNESS
     inside = (~outside_seen & ~_find_label(sample, options)).ravel()
     hues = _hue(log_levels).T
-    surface, hue = (one @ basis for one in _fit_tiles(log_levels, lightness, inside, shape, options))
+    surface, hue = (one @ basis for one in _fit_tiles(log_levels, lightness, inside, shape, ridge, options))
     bands = find_bands((lightness - surface).reshape(shape), (inside & _alike(hues, hue, options)).reshape(shape))
     if bands is not None:
         across = np.broadcast_to(bands, shape).ravel()
@@ -291,7 +296,7 @@ def estimate_background(rgb: Array, options: BackgroundOptions | None = None) ->
         residual = lightness - surface
         centre, spread = _light_mode(residual[candidate])
         is_background = candidate & (np.abs(residual - centre) < max(2.0 * spread, at_least))
-        coefficients, local = _fit_smooth(log_levels, is_background, shape, cells, options)
+        coefficients, local = _fit_smooth(log_levels, is_background, shape, cells, ridge, options)
         surface = (_LIGHTNESS @ coefficients) @ basis + cv2.resize(local @ _LIGHTNESS, shape[::-1]).ravel()
         hue = _hue(coefficients.T).T @ basis
 
@@ -353,13 +358,13 @@ def _basis(height: int, width: int) -> Array:
     return basis
 
 
-def _fit(basis: Array, values: Array, weight: Array, ridge: float) -> Array:
-    """Weighted least-squares coefficients (C, 7) of values (N, C); curved terms are held to 0."""
+def _fit(basis: Array, values: Array, weight: Array, ridge: Array) -> Array:
+    """Weighted least-squares coefficients (C, 7) of values (N, C), each held to 0 by its ``ridge`` (7,)."""
     weighted = basis * weight  # (7, N)
     total = float(weight.sum())
     if total <= 0.0:
         return np.tile(_flat(math.log(255.0)), (values.shape[1], 1))
-    penalty = ridge * weight.size * np.array([0.0, 0.5, 0.5, 1.0, 1.0, 1.0, 1.0]) + 1e-9
+    penalty = ridge * weight.size + 1e-9
     # The constant takes the mean first, so that the penalty cannot pull on it.
     mean = (weight.astype(np.float32) @ values) / total
     moments = (weighted @ (values - mean)).astype(np.float64)
@@ -383,11 +388,16 @@ def _flat(level: float) -> Array:
 
 
 def _fit_smooth(
-    values: Array, chosen: Array, shape: tuple[int, int], cells: tuple[int, int], options: BackgroundOptions
+    values: Array,
+    chosen: Array,
+    shape: tuple[int, int],
+    cells: tuple[int, int],
+    ridge: Array,
+    options: BackgroundOptions,
 ) -> tuple[Array, Array]:
     """Surface (C, 7) through the chosen samples of (N, C), and what it leaves, smoothed, (*cells, C)."""
     basis = _basis(*shape)
-    coefficients = _fit(basis, values, chosen, options.ridge)
+    coefficients = _fit(basis, values, chosen, ridge)
     weight = chosen.astype(np.float32)[:, np.newaxis]
     rest = np.concatenate([(values - (coefficients @ basis).T) * weight, weight], axis=1).reshape(*shape, -1)
     rest = cv2.resize(rest, cells[::-1], interpolation=cv2.INTER_AREA)
@@ -408,7 +418,7 @@ def _alike(hues: Array, hue: Array, options: BackgroundOptions) -> Array:
 
 
 def _fit_tiles(
-    log_levels: Array, lightness: Array, inside: Array, shape: tuple[int, int], options: BackgroundOptions
+    log_levels: Array, lightness: Array, inside: Array, shape: tuple[int, int], ridge: Array, options: BackgroundOptions
 ) -> tuple[Array, Array]:
     """A first surface of lightness (7,) and of the background's hue (2, 7), from the light ends of tiles."""
     rows, cols = (min(size, 8 if max(shape) >= 64 else 4) for size in shape)
@@ -440,7 +450,7 @@ def _fit_tiles(
         before, chosen = chosen, alike & (np.abs(value - grown @ basis) < options.admit)
         if chosen.sum() < 3 or np.array_equal(chosen, before):
             break
-        grown, *colour = _fit(basis, both, chosen, options.ridge)
+        grown, *colour = _fit(basis, both, chosen, ridge)
         hue = _hue(np.stack(colour, axis=1)).T
     if chosen.mean() > 0.8:
         return grown, hue
@@ -449,7 +459,7 @@ def _fit_tiles(
     weight = alike.astype(np.float32)
     shrunk = grown
     for _ in range(8):
-        shrunk = _fit(basis, both[:, :1], weight, options.ridge)[0]
+        shrunk = _fit(basis, both[:, :1], weight, ridge)[0]
         lack = np.maximum(shrunk @ basis - value, 0.0) / (0.5 * options.admit)
         weight = alike / (1.0 + lack**2)
     explained = [int((alike & (np.abs(value - c @ basis) < options.admit)).sum()) for c in (grown, shrunk)]

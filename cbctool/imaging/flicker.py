@@ -25,6 +25,9 @@ cell that fills the picture shows in both halves; 0.4 % of PBC's pictures pass f
 _NEAR = 0.04
 """Density about the light end within which a pixel is background."""
 
+_SMALLEST = 48
+"""Side, pixels, below which a picture may be a single cell's, which spans both halves."""
+
 _ENOUGH = 4
 """Pixels that tell a row's level."""
 
@@ -47,7 +50,7 @@ def find_bands(residual: Array, candidate: Array) -> Array | None:
     (h, 1) or (1, w) float32 array, or None
         Logarithm of the light of each row or column over the mean; None where there are no bands.
     """
-    if min(residual.shape) < 3 * _ENOUGH:
+    if min(residual.shape) < _SMALLEST:
         return None
     for axis in (1, 0):
         halves = zip(np.array_split(residual, 2, axis), np.array_split(candidate, 2, axis), strict=True)
