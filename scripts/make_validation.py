@@ -94,8 +94,8 @@ INSULTED = ("BCCD", "PBC", "ALL-IDB1")
 MOST_LOST = 0.02
 CAMERA = (
     "Light is told by what it loses in a corner, the share of tint, and amplitude and number of a flickering lamp's "
-    "bands. A camera is told by the share of pixels clipped at either end (auto levels), the factor on the saturation, the "
-    "amount of sharpening, the sigma of the noise in grey levels, and the quality of the JPEG."
+    "bands. A camera is told by the share of pixels clipped at either end (auto levels), the factor on the "
+    "saturation, the amount of sharpening, the sigma of the noise in grey levels, and the quality of the JPEG."
 )
 
 CAVEATS = (
