@@ -254,7 +254,7 @@ def estimate_background(rgb: Array, options: BackgroundOptions | None = None) ->
     Background is the lightest thing that is found all over the field: a smooth surface is grown from the lightest
     tiles over those that agree with it, so that tiles filled by a cell stay out, then fitted to the single pixels
     around the mode of their density. A cell that fills half of the field is darker than the surface and cannot pull
-    on it.
+    on it. What surrounds the field and the bands of a flickering lamp are taken away first.
 
     Parameters
     ----------

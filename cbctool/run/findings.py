@@ -49,7 +49,6 @@ class Findings:
         Pixels of that picture per pixel of the file.
     um_per_px : float
         Of that picture; NaN when there is none.
-    scale_source : str
     red_cell_um_per_px : float
         What the picture's own red cells say, NaN where they were not asked or too few.
     scale : Scale or None
@@ -80,7 +79,6 @@ class Findings:
     factor_row: float = 1.0
     factor_col: float = 1.0
     um_per_px: float = math.nan
-    scale_source: str = ""
     red_cell_um_per_px: float = math.nan
     scale: Scale | None = None
     cells: tuple[Cell, ...] = ()
@@ -96,6 +94,11 @@ class Findings:
     advice: str = ""
     no_scale: bool = False
     predictions: tuple[Prediction | None, ...] = ()
+
+    @property
+    def scale_source(self) -> str:
+        """Where the scale came from, "" where there is none."""
+        return self.scale.source.value if self.scale else ""
 
 
 @dataclass(frozen=True)
@@ -273,7 +276,6 @@ def _look(task: _Task) -> Findings:
         factor_row,
         factor_col,
         scale.um_per_px,
-        scale.source.value,
         scale.um_per_px if scale.source is ScaleSource.RED_CELLS else scale.red_cell_um_per_px,
         scale,
         result.cells,
